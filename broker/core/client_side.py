@@ -1,0 +1,341 @@
+"""What clients send, and what becomes of it (SPEC sections 3 to 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from dspymq.broker.core.context import Context
+from dspymq.broker.core.events import ClientPeer, OneShot
+from dspymq.broker.core.job import Job
+from dspymq.broker.core.jobs import JobMachine, need_of
+from dspymq.broker.core.requests import Requests
+from dspymq.broker.core.scheduler import Scheduler
+from dspymq.broker.core.sessions import ClientSession
+from dspymq.broker.core.store import JobStore, digest_of
+from dspymq.broker.core.table import TABLE, Action, JobEvent, State
+from dspymq.broker.core.workers import Fleet
+from dspymq.protocol import client_messages as c
+from dspymq.protocol import worker_messages as w
+from dspymq.protocol.errors import ProtocolError
+from dspymq.protocol.messages import Bye, Error, Header, Hello, Ping, Pong, Request, Welcome, error_answer
+
+FEATURES = ["ack", "chunks", "cancel", "attach"]
+"""What this broker does for clients, beyond the least that a broker does."""
+
+ONE_SHOT_FLOW = "one-shot"
+
+
+class ClientSide:
+    """The handlers of the clients' endpoint."""
+
+    def __init__(
+        self,
+        context: Context,
+        store: JobStore,
+        scheduler: Scheduler,
+        fleet: Fleet,
+        machine: JobMachine,
+        requests: Requests,
+    ) -> None:
+        self._context = context
+        self._limits = context.settings.limits
+        self._store = store
+        self._scheduler = scheduler
+        self._fleet = fleet
+        self._machine = machine
+        self._requests = requests
+        self._handlers: dict[type[Header], Callable[[ClientSession, Any, bytes], None]] = {
+            Hello: self._hello_again,
+            Ping: self._ping,
+            Pong: self._nothing,
+            Bye: self._bye,
+            c.Submit: self._submit,
+            c.Attach: self._attach,
+            c.Credit: self._credit,
+            c.Cancel: self._cancel,
+            c.Ack: self._ack,
+            c.ToolResult: self._tool_result,
+            Request: self._request,
+        }
+
+    def receive(self, peer: ClientPeer, message: c.Message, body: bytes) -> None:
+        """A message came; whatever is wrong with it is answered by one `error`, and an `error` never is."""
+        if isinstance(message, Error):
+            return
+        try:
+            self._receive(peer, message, body)
+        except ProtocolError as problem:
+            self.refuse(peer, _with_ids(problem, message))
+
+    def refuse(self, peer: ClientPeer, problem: ProtocolError) -> None:
+        """Answer a message that is not taken."""
+        self._context.counts[f"refused.{problem.reason}"] += 1
+        self._heard(peer)
+        self._context.answer_client(peer, error_answer(problem))
+
+    def lost(self, session: ClientSession, *, at_once: bool = False) -> None:
+        """The session is over: what it is attached to is without an owner."""
+        self._context.clients.pop(session.peer, None)
+        self._context.drop_client(session.peer)
+        for job in list(session.jobs):
+            self._machine.owner_gone(job, at_once=at_once)
+        session.jobs.clear()
+
+    def say_bye(self, session: ClientSession, reason: str) -> None:
+        """End the session from here; its jobs stay attachable."""
+        self.lost(session)
+        self._context.answer_client(session.peer, Bye(reason=reason))
+
+    # -- routing ----------------------------------------------------------------------------------------------------
+
+    def _receive(self, peer: ClientPeer, message: c.Message, body: bytes) -> None:
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise ProtocolError("wrong_direction", f"`{_tag(message)}` is sent by brokers only")
+        session = self._heard(peer)
+        if session is None:
+            session = self._without_session(peer, message)
+            if session is None:
+                return
+        handler(session, message, body)
+
+    def _heard(self, peer: ClientPeer) -> ClientSession | None:
+        session = self._context.clients.get(peer)
+        if session is not None:
+            session.heard_ms = self._context.now_ms
+        return session
+
+    def _without_session(self, peer: ClientPeer, message: c.Message) -> ClientSession | None:
+        if isinstance(peer, OneShot):
+            return self._one_shot(peer, message)
+        if isinstance(message, Hello):
+            self._hello(peer, message)
+            return None
+        if isinstance(message, Pong | Bye):
+            return None
+        raise ProtocolError("no_session", "say hello first")
+
+    def _one_shot(self, peer: OneShot, message: c.Message) -> ClientSession | None:
+        session = ClientSession(peer, self._context.new_session(), ONE_SHOT_FLOW, [], self._context.now_ms)
+        if isinstance(message, Ping | Request) or (isinstance(message, c.Submit) and not message.want):
+            return session
+        raise ProtocolError("one_shot_only", "a REQ peer may only send submit without `want`, request and ping")
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    def _hello(self, peer: bytes, message: Hello) -> None:
+        session = ClientSession(peer, self._context.new_session(), message.name, message.features, self._context.now_ms)
+        self._context.clients[peer] = session
+        self._welcome(session)
+
+    def _hello_again(self, session: ClientSession, _: Hello, __: bytes) -> None:
+        self._welcome(session)
+
+    def _welcome(self, session: ClientSession) -> None:
+        settings = self._context.settings
+        welcome = Welcome(
+            epoch=self._context.epoch,
+            session=session.session,
+            features=FEATURES,
+            ping_ms=settings.client_ping_ms,
+            dead_ms=settings.client_dead_ms,
+            adopt_ms=settings.adopt_ms,
+            orphan_ms=settings.orphan_ms,
+            retain_ms=settings.retain_ms,
+            limits=settings.limits,
+        )
+        self._context.to_client(session, welcome)
+
+    def _ping(self, session: ClientSession, message: Ping, _: bytes) -> None:
+        self._context.to_client(session, Pong(n=message.n))
+
+    def _nothing(self, session: ClientSession, message: Header, body: bytes) -> None:
+        """Being heard was all."""
+
+    def _bye(self, session: ClientSession, _: Bye, __: bytes) -> None:
+        self.lost(session, at_once=True)
+
+    # -- jobs -------------------------------------------------------------------------------------------------------
+
+    def _submit(self, session: ClientSession, submit: c.Submit, body: bytes) -> None:
+        digest = digest_of(submit, body)
+        key = (session.principal, submit.job)
+        job = self._store.jobs.get(key)
+        if job is None:
+            tombstone = self._store.tombstones.get(key)
+            if tombstone is not None:
+                raise self._refusal(TABLE[_same(tombstone == digest)][State.GONE])
+            self._submit_new(session, submit, body, digest)
+            return
+        action = self._machine.action(job, _same(job.digest == digest))
+        if action is Action.CONFLICT:
+            raise self._refusal(action)
+        self._take_over(job, session)
+        if action is Action.ATTACH:
+            self._machine.attach(job, session, submit)
+            self._accept(session, job, want=submit.want, duplicate=True)
+        else:
+            self._accept(session, job, want=submit.want, duplicate=True)
+            self._replay(job, session)
+
+    def _submit_new(self, session: ClientSession, submit: c.Submit, body: bytes, digest: bytes) -> None:
+        self._check_bounds(session, submit, body)
+        need = need_of(submit)
+        missing = self._fleet.missing(need)
+        if missing == ["program"]:
+            self._check_known(submit.program)
+        if missing and submit.fail_fast:
+            raise ProtocolError("no_worker", f"no worker can run this now: missing {', '.join(missing)}")
+        job = self._machine.create(session, submit, body, digest)
+        self._accept(session, job, want=submit.want, duplicate=False, missing=missing)
+        self._machine.queue(job)
+
+    def _check_bounds(self, session: ClientSession, submit: c.Submit, body: bytes) -> None:
+        limits = self._limits
+        if submit.timeout_ms > limits.max_timeout_ms:
+            raise ProtocolError("bad_header", f"timeout_ms is over the limit of {limits.max_timeout_ms}")
+        if submit.program.startswith("_") and submit.program != "_inline":
+            raise ProtocolError("unknown_program", "program names that start with `_` are reserved")
+        flow = self._scheduler.flows.get(session.flow_name)
+        full = None
+        if self._store.live >= limits.max_jobs:
+            full = f"the broker has {limits.max_jobs} jobs"
+        elif flow is not None and flow.jobs >= limits.max_jobs_per_flow:
+            full = f"this client has {limits.max_jobs_per_flow} jobs"
+        elif self._scheduler.queued_bytes + len(body) > limits.max_queued_bytes:
+            full = f"queued bodies have {limits.max_queued_bytes} bytes"
+        if full is not None:
+            retry_after_ms = self._context.settings.queue_retry_ms
+            raise ProtocolError("queue_full", f"{full}: try again later", retry_after_ms=retry_after_ms)
+
+    def _check_known(self, program: str) -> None:
+        """An unknown program is an error only once a worker is there that could have offered it."""
+        if program in self._fleet.catalog or not any(worker.synced for worker in self._fleet.workers.values()):
+            return
+        matches = self._fleet.catalog.close_matches(program)
+        hint = f"; did you mean {' or '.join(matches)}?" if matches else ""
+        details = {"close_matches": matches}
+        raise ProtocolError("unknown_program", f"no worker offers the program {program!r}{hint}", details=details)
+
+    def _take_over(self, job: Job, session: ClientSession) -> None:
+        before = job.client
+        if before is not None and before is not session and job.state is not State.DONE:
+            superseded = ProtocolError("superseded", "another session attached to this job", job=job.job_id)
+            self._context.to_client(before, error_answer(superseded))
+
+    def _accept(
+        self,
+        session: ClientSession,
+        job: Job,
+        *,
+        want: list[Any],
+        duplicate: bool,
+        missing: list[str] | None = None,
+        always: bool = False,
+    ) -> None:
+        if not always and "accepted" not in want:
+            return
+        if missing is None:
+            missing = self._fleet.missing(need_of(job.submit)) if job.state is State.QUEUED else []
+        accepted = c.Accepted(
+            job=job.job_id,
+            state=job.state.value,
+            attempt=job.attempt,
+            duplicate=duplicate,
+            waiting=bool(missing),
+            missing=missing,
+        )
+        self._context.to_client(session, accepted)
+
+    def _replay(self, job: Job, session: ClientSession) -> None:
+        if job.client is not session:
+            if job.client is not None:
+                job.client.jobs.pop(job, None)
+            job.client = session
+            session.jobs[job] = None
+        self._machine.send_result(job)
+
+    def _refusal(self, action: Action) -> ProtocolError:
+        if action is Action.REFUSE_GONE:
+            return ProtocolError("result_gone", "this job ended and its result is no longer kept")
+        if action is Action.CONFLICT:
+            return ProtocolError("id_conflict", "this job id was used for another program or another body")
+        return ProtocolError("unknown_job", "no such job")
+
+    def _attach(self, session: ClientSession, message: c.Attach, _: bytes) -> None:
+        job = self._known(session, message.job)
+        action = self._machine.action(job, JobEvent.SUBMIT_SAME)
+        self._take_over(job, session)
+        if action is Action.ATTACH:
+            self._machine.attach(job, session, message)
+            self._accept(session, job, want=message.want, duplicate=True, always=True)
+        else:
+            self._accept(session, job, want=message.want, duplicate=True, always=True)
+            self._replay(job, session)
+
+    def _known(self, session: ClientSession, job_id: str) -> Job:
+        key = (session.principal, job_id)
+        job = self._store.jobs.get(key)
+        if job is not None:
+            return job
+        if key in self._store.tombstones:
+            raise self._refusal(Action.REFUSE_GONE)
+        raise self._refusal(Action.NOT_FOUND)
+
+    def _cancel(self, session: ClientSession, message: c.Cancel, _: bytes) -> None:
+        key = (session.principal, message.job)
+        job = self._store.jobs.get(key)
+        if job is None:
+            raise self._refusal(TABLE[JobEvent.CANCEL][State.GONE])
+        if job.client is not session:
+            raise ProtocolError("not_attached", "only the client that is attached to a job may cancel it")
+        if self._machine.cancel(job) is Action.REPLAY:
+            self._machine.send_result(job)
+
+    def _ack(self, session: ClientSession, message: c.Ack, _: bytes) -> None:
+        for job_id in message.jobs:
+            job = self._store.jobs.get((session.principal, job_id))
+            if job is not None and job.client is session and self._machine.action(job, JobEvent.ACK) is Action.FORGET:
+                self._machine.forget(job)
+
+    def _credit(self, session: ClientSession, message: c.Credit, _: bytes) -> None:
+        job = self._store.jobs.get((session.principal, message.job))
+        lease = job.lease if job is not None and job.client is session else None
+        if lease is not None and lease.attempt == message.attempt and lease.worker.session is not None:
+            credit = w.Credit(lease=lease.lease, attempt=message.attempt, upto=message.upto)
+            self._context.to_worker(lease.worker.session, credit)
+
+    def _tool_result(self, session: ClientSession, message: c.ToolResult, body: bytes) -> None:
+        job = self._store.jobs.get((session.principal, message.job))
+        lease = job.lease if job is not None and job.client is session else None
+        if lease is not None and lease.attempt == message.attempt and lease.worker.session is not None:
+            answer = w.ToolResult(
+                lease=lease.lease,
+                attempt=message.attempt,
+                call=message.call,
+                code=message.code,
+                message=message.message,
+            )
+            self._context.to_worker(lease.worker.session, answer, body)
+
+    def _request(self, session: ClientSession, message: Request, body: bytes) -> None:
+        reply, reply_body = self._requests.answer(message, body, role="client")
+        self._context.to_client(session, reply, reply_body)
+
+
+def _same(same: bool) -> JobEvent:
+    return JobEvent.SUBMIT_SAME if same else JobEvent.SUBMIT_OTHER
+
+
+def _tag(message: Header) -> str:
+    return str(message.__struct_config__.tag)
+
+
+def _with_ids(problem: ProtocolError, message: Header) -> ProtocolError:
+    """Name the job or the request that is refused, so that the answer finds its call."""
+    fields = msgspec.structs.asdict(message)
+    problem.job = problem.job or fields.get("job")
+    problem.rid = problem.rid or fields.get("rid")
+    return problem

@@ -1,0 +1,38 @@
+"""What a broker does: the outputs of `BrokerCore.handle`, for the shell to carry out in order."""
+
+from typing import NamedTuple
+
+from dspymq.broker.core.events import ClientPeer
+from dspymq.protocol.messages import Header
+
+
+class ToClient(NamedTuple):
+    """Send at the clients' endpoint. `droppable` messages (chunks, events) count against the peer's outbox."""
+
+    peer: ClientPeer
+    message: Header
+    body: bytes = b""
+    droppable: bool = False
+
+
+class ToWorker(NamedTuple):
+    """Send at the workers' endpoint."""
+
+    peer: bytes
+    message: Header
+    body: bytes = b""
+
+
+class DropClient(NamedTuple):
+    """This session is over: nothing that still waits for the peer is sent."""
+
+    peer: ClientPeer
+
+
+class DropWorker(NamedTuple):
+    """This session is over: nothing that still waits for the peer is sent."""
+
+    peer: bytes
+
+
+Effect = ToClient | ToWorker | DropClient | DropWorker

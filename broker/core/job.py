@@ -1,0 +1,113 @@
+"""A job and its lease, as the broker keeps them: slotted, since there may be hundreds of thousands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dspymq.broker.core.table import State
+from dspymq.protocol import client_messages as c
+from dspymq.protocol.errors import Code
+
+if TYPE_CHECKING:
+    from dspymq.broker.core.scheduler import Flow, NeedQueue
+    from dspymq.broker.core.sessions import ClientSession
+    from dspymq.broker.core.workers import Worker
+
+JobKey = tuple[str, str]
+"""(principal, job id)."""
+
+
+class End:
+    """Why a job is being stopped, or how it ended: a code with its reason and words."""
+
+    __slots__ = ("code", "message", "reason")
+
+    def __init__(self, code: Code, reason: str, message: str) -> None:
+        self.code = code
+        self.reason = reason
+        self.message = message
+
+
+CANCELLED = End(Code.CANCELLED, "cancelled", "cancelled by its client")
+CLIENT_GONE = End(Code.CANCELLED, "client_gone", "its client went away and on_disconnect was `cancel`")
+EXPIRED = End(Code.DEADLINE_EXCEEDED, "deadline", "timeout_ms passed")
+WORKER_LOST = End(Code.UNAVAILABLE, "worker_lost", "workers were lost and the attempts are used up")
+POISON = End(Code.ABORTED, "poison", "this job ended two processes that ran it alone")
+
+
+class Lease:
+    """One attempt of a job on one worker. It holds a slot from dispatch until it is settled or its worker is lost."""
+
+    __slots__ = ("attempt", "job", "lane", "lease", "revision", "worker")
+
+    def __init__(self, lease: str, job: Job, attempt: int, worker: Worker, lane: str, revision: str) -> None:
+        self.lease = lease
+        self.job = job
+        self.attempt = attempt
+        self.worker = worker
+        self.lane = lane
+        self.revision = revision
+
+    @property
+    def current(self) -> bool:
+        """Whether the job still waits for this lease; if not, it is fenced."""
+        return self.job.lease is self
+
+
+class Job:
+    """One job. `submit` is replaced on re-attachment (want, window, on_disconnect); the body goes at the end."""
+
+    __slots__ = (
+        "attempt",
+        "body",
+        "charged",
+        "client",
+        "convictions",
+        "deadline_ms",
+        "digest",
+        "end",
+        "flow",
+        "isolate",
+        "key",
+        "lease",
+        "queue",
+        "queued_ms",
+        "queued_since_ms",
+        "refunds",
+        "result",
+        "result_body",
+        "seq",
+        "state",
+        "submit",
+    )
+
+    def __init__(
+        self, key: JobKey, submit: c.Submit, body: bytes, digest: bytes, flow: Flow, seq: int, now_ms: int
+    ) -> None:
+        self.key = key
+        self.submit = submit
+        self.body = body
+        self.digest = digest
+        self.flow = flow
+        self.seq = seq
+        self.state = State.QUEUED
+        self.deadline_ms = now_ms + submit.timeout_ms
+        self.queued_since_ms = now_ms
+        self.queued_ms = 0
+        self.attempt = 0
+        self.charged = 0
+        self.refunds = 0
+        self.convictions = 0
+        self.isolate = False
+        self.lease: Lease | None = None
+        self.client: ClientSession | None = None
+        self.end: End | None = None
+        """Set when the job is being stopped: what its result will say."""
+        self.queue: NeedQueue | None = None
+        self.result: c.Result | None = None
+        self.result_body = b""
+
+    @property
+    def job_id(self) -> str:
+        """The id its client gave it."""
+        return self.key[1]

@@ -1,0 +1,384 @@
+"""The job machine: performs the actions of the table (SPEC section 5). No other code changes a job's state."""
+
+from __future__ import annotations
+
+import msgspec
+from dspymq.broker.core import job as ends
+from dspymq.broker.core.context import Context
+from dspymq.broker.core.job import End, Job, Lease
+from dspymq.broker.core.scheduler import Need, Scheduler
+from dspymq.broker.core.sessions import ClientSession
+from dspymq.broker.core.store import JobStore
+from dspymq.broker.core.table import TABLE, Action, JobEvent, State
+from dspymq.broker.core.timers import Timers
+from dspymq.broker.core.workers import Fleet, Worker
+from dspymq.protocol import client_messages as c
+from dspymq.protocol import worker_messages as w
+from dspymq.protocol.errors import Code
+from dspymq.protocol.messages import Timings
+
+Orphan = tuple[str, Job]
+"""The timer key of a job whose client is gone."""
+
+
+class JobMachine:
+    """Jobs from their first submit to their tombstone."""
+
+    def __init__(self, context: Context, store: JobStore, scheduler: Scheduler, fleet: Fleet) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._store = store
+        self._scheduler = scheduler
+        self._fleet = fleet
+        self._seq = 0
+        self.timers: Timers[Job | Orphan] = Timers()
+        """A job's own timer is its deadline, its grace, then its retention; ("orphan", job) is its owner's absence."""
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def action(self, job: Job, event: JobEvent) -> Action:
+        """What the table says of this event now."""
+        return TABLE[event][job.state]
+
+    def create(self, session: ClientSession, submit: c.Submit, body: bytes, digest: bytes) -> Job:
+        """A new job, attached to this session; `queue` makes it wait for a worker."""
+        self._seq += 1
+        flow = self._scheduler.flow(session.flow_name)
+        key = (session.principal, submit.job)
+        job = Job(key, submit, body, digest, flow, self._seq, self._context.now_ms)
+        flow.jobs += 1
+        self._store.add(job)
+        self.timers.set(job, job.deadline_ms)
+        self._attach_to(job, session)
+        self._context.counts["submitted"] += 1
+        return job
+
+    def queue(self, job: Job, *, at_head: bool = False, need: Need | None = None) -> None:
+        """Make the job wait for a worker, and give it one if one is free."""
+        queue, is_new = self._scheduler.queue_for(need or need_of(job.submit))
+        if is_new:
+            self._fleet.attach_workers(queue)
+        job.state = State.QUEUED
+        job.queued_since_ms = self._context.now_ms
+        self._scheduler.add(job, queue, at_head=at_head)
+        worker = self._fleet.least_loaded(queue)
+        if worker is not None:
+            self.fill(worker)
+
+    def fill(self, worker: Worker) -> None:
+        """Give the worker jobs until it has no free slot or there is none for it."""
+        while worker.open:
+            job = self._scheduler.pick(worker)
+            if job is None:
+                return
+            if job.deadline_ms <= self._context.now_ms:
+                self.deadline(job)
+            else:
+                self._dispatch(job, worker)
+
+    def attach(self, job: Job, session: ClientSession, submit: c.Submit | c.Attach) -> None:
+        """SUBMIT_SAME on a live job, or an attach: this session gets the answers from now on."""
+        before = job.submit
+        on_disconnect = submit.on_disconnect if isinstance(submit, c.Submit) else before.on_disconnect
+        job.submit = msgspec.structs.replace(
+            before, want=submit.want, window=submit.window, on_disconnect=on_disconnect
+        )
+        self._attach_to(job, session)
+        lease = job.lease
+        if lease is not None and lease.worker.session is not None and job.state is not State.CANCELLING:
+            # Also without `want`: the worker must stop sending what nobody wants any more.
+            again = w.Attach(lease=lease.lease, want=submit.want, window=submit.window)
+            self._context.to_worker(lease.worker.session, again)
+
+    def started(self, lease: Lease) -> None:
+        """STARTED: the attempt runs."""
+        job = lease.job
+        if self.action(job, JobEvent.STARTED) is Action.RUN:
+            job.state = State.RUNNING
+
+    def result(self, lease: Lease, message: w.Result, body: bytes) -> None:
+        """RESULT under the current lease."""
+        job = lease.job
+        action = self.action(job, JobEvent.RESULT)
+        end = job.end
+        self._settle_lease(lease)
+        if action is Action.FINISH_CANCELLING and end is not None and end.code is Code.DEADLINE_EXCEEDED:
+            message = msgspec.structs.replace(
+                message, code=end.code, reason=end.reason, message=end.message, retryable=True, details=None
+            )
+            body = b""
+        self._finish_with(job, message, body)
+        self.fill(lease.worker)
+
+    def released(self, lease: Lease, *, started: bool, blame: str) -> None:
+        """RELEASED_UNSTARTED or RELEASED_STARTED under the current lease."""
+        job = lease.job
+        event = JobEvent.RELEASED_STARTED if started else JobEvent.RELEASED_UNSTARTED
+        action = self.action(job, event)
+        self._settle_lease(lease)
+        if action is Action.END:
+            self._end_as_stopped(job)
+        elif action is Action.REFUND:
+            self._refund(job, avoid=lease.worker)
+        else:
+            if action is Action.REFUND_STARTED:
+                self._context.counts["released_after_start"] += 1
+            if blame != "none":
+                self._blame(job, alone=blame == "self")
+            self._recover(job, lease)
+        self.fill(lease.worker)
+
+    def worker_lost(self, lease: Lease) -> None:
+        """WORKER_LOST, with the current lease on it."""
+        job = lease.job
+        action = self.action(job, JobEvent.WORKER_LOST)
+        self._settle_lease(lease)
+        if action is Action.END:
+            self._end_as_stopped(job)
+        else:
+            self._recover(job, lease)
+
+    def never_received(self, lease: Lease) -> None:
+        """NEVER_RECEIVED: the worker that should have this lease does not."""
+        job = lease.job
+        action = self.action(job, JobEvent.NEVER_RECEIVED)
+        self._settle_lease(lease)
+        if action is Action.END:
+            self._end_as_stopped(job)
+        elif action is Action.REFUND:
+            self._refund(job, avoid=None)
+        else:
+            self._recover(job, lease)
+
+    def settle_fenced(self, lease: Lease) -> None:
+        """A lease that is no longer current gives its slot back: its worker answered, or no longer has it."""
+        lease.worker.remove(lease)
+        self._scheduler.gave_slot(lease.job.flow)
+        self._scheduler.release_flow(lease.job.flow)
+        self.fill(lease.worker)
+
+    def cancel(self, job: Job, end: End = ends.CANCELLED) -> Action:
+        """CANCEL: by its client, or because that is gone. Returns the table's action; REPLAY is the caller's."""
+        action = self.action(job, JobEvent.CANCEL)
+        if action is Action.END_CANCELLED:
+            self._scheduler.remove(job)
+            self._end(job, end)
+        elif action is Action.STOP:
+            self._stop(job, end, "cancel")
+        elif action is Action.STOP_AGAIN:
+            self._send_cancel(job, "cancel")
+        return action
+
+    def deadline(self, job: Job) -> None:
+        """DEADLINE: timeout_ms is over."""
+        action = self.action(job, JobEvent.DEADLINE)
+        if action is Action.END_EXPIRED:
+            self._scheduler.remove(job)
+            self._end(job, ends.EXPIRED)
+        elif action is Action.STOP_EXPIRED:
+            self._stop(job, ends.EXPIRED, "deadline")
+
+    def owner_gone(self, job: Job, *, at_once: bool) -> None:
+        """The session a job was attached to is over; `at_once` for a bye, else `orphan_ms` from now."""
+        job.client = None
+        if self.action(job, JobEvent.OWNER_GONE) is not Action.ABANDON or job.submit.on_disconnect == "keep":
+            return
+        if at_once:
+            self.cancel(job, ends.CLIENT_GONE)
+        else:
+            self.timers.set(("orphan", job), self._context.now_ms + self._settings.orphan_ms)
+
+    def timer(self, key: Job | Orphan) -> None:
+        """A timer of this machine fired."""
+        if isinstance(key, tuple):
+            self.cancel(key[1], ends.CLIENT_GONE)
+        elif key.state is State.CANCELLING:
+            self._grace_over(key)
+        elif key.state is State.DONE:
+            self.forget(key)
+        else:
+            self.deadline(key)
+
+    def forget(self, job: Job) -> None:
+        """ACK or RETENTION_OVER on a finished job: only its tombstone is left."""
+        if job.client is not None:
+            job.client.jobs.pop(job, None)
+            job.client = None
+        self.timers.cancel(job)
+        self._store.forget(job)
+
+    def send_result(self, job: Job) -> None:
+        """Send the stored result to the attached session."""
+        if job.client is not None and job.result is not None:
+            self._context.to_client(job.client, job.result, job.result_body)
+
+    # -- actions ----------------------------------------------------------------------------------------------------
+
+    def _attach_to(self, job: Job, session: ClientSession) -> None:
+        before = job.client
+        if before is session:
+            return
+        if before is not None:
+            before.jobs.pop(job, None)
+        self.timers.cancel(("orphan", job))
+        job.client = session
+        session.jobs[job] = None
+
+    def _dispatch(self, job: Job, worker: Worker) -> None:
+        now_ms = self._context.now_ms
+        queue = job.queue
+        session = worker.session
+        assert queue is not None, "only queued jobs are dispatched"
+        assert session is not None, "only workers that are there have free slots"
+        revision = self._fleet.revision_for(queue.need)
+        assert revision is not None, "a worker that fits offers a revision"
+        self._scheduler.remove(job)
+        job.queued_ms += now_ms - job.queued_since_ms
+        job.attempt += 1
+        job.charged += 1
+        lease = Lease(self._context.new_lease(), job, job.attempt, worker, queue.need.lane, revision)
+        job.lease = lease
+        job.state = State.DISPATCHED
+        worker.add(lease)
+        self._fleet.took(worker)
+        self._scheduler.took_slot(job.flow)
+        submit = job.submit
+        dispatch = w.Dispatch(
+            lease=lease.lease,
+            ns=job.key[0],
+            job=job.key[1],
+            attempt=lease.attempt,
+            digest=job.digest.hex(),
+            program=submit.program,
+            revision=revision,
+            timeout_ms=job.deadline_ms - now_ms,
+            profile=submit.profile,
+            lane=lease.lane,
+            want=submit.want,
+            window=submit.window,
+            isolate=job.isolate,
+            trace=submit.trace,
+        )
+        self._context.to_worker(session, dispatch, job.body)
+
+    def _settle_lease(self, lease: Lease) -> None:
+        lease.job.lease = None
+        lease.worker.remove(lease)
+        self._scheduler.gave_slot(lease.job.flow)
+
+    def _refund(self, job: Job, *, avoid: Worker | None) -> None:
+        """The attempt never began: queue the job again, free of charge a few times, away from who gave it back."""
+        job.refunds += 1
+        if job.refunds <= self._settings.max_refunds:
+            job.charged -= 1
+            self._context.counts["refunded"] += 1
+        elif job.charged >= self._settings.max_attempts:
+            self._end(job, ends.WORKER_LOST)
+            return
+        need = need_of(job.submit)
+        if avoid is not None:
+            need = need._replace(avoid=frozenset({(avoid.name, avoid.generation)}))
+        self.queue(job, at_head=True, need=need)
+
+    def _blame(self, job: Job, *, alone: bool) -> None:
+        job.isolate = True
+        if alone:
+            # Crashes of its own are counted apart from attempts lost to others.
+            job.convictions += 1
+            job.charged -= 1
+
+    def _recover(self, job: Job, lease: Lease) -> None:
+        if job.convictions >= self._settings.max_convictions:
+            self._end(job, ends.POISON)
+        elif not job.submit.redeliver or job.charged >= self._settings.max_attempts:
+            self._end(job, ends.WORKER_LOST)
+        else:
+            self._context.counts["requeued"] += 1
+            self.queue(job, at_head=True, need=need_of(job.submit)._replace(prefer=lease.revision))
+
+    def _stop(self, job: Job, end: End, cause: str) -> None:
+        job.state = State.CANCELLING
+        job.end = end
+        self.timers.cancel(("orphan", job))
+        # The worker gets the whole grace; what it reports at its end must still arrive.
+        self.timers.set(job, self._context.now_ms + self._settings.grace_ms + 1_000)
+        self._send_cancel(job, "deadline" if cause == "deadline" else "cancel")
+
+    def _send_cancel(self, job: Job, cause: str) -> None:
+        lease = job.lease
+        if lease is not None and lease.worker.session is not None:
+            message = w.Cancel(
+                lease=lease.lease,
+                cause="deadline" if cause == "deadline" else "cancel",
+                grace_ms=self._settings.grace_ms,
+            )
+            self._context.to_worker(lease.worker.session, message)
+
+    def _grace_over(self, job: Job) -> None:
+        lease = job.lease
+        job.lease = None
+        self._end_as_stopped(job)
+        self._context.counts["fenced"] += 1
+        # The slot stays taken until the worker settles the lease or is lost.
+        if lease is not None and lease.worker.session is not None:
+            fence = w.Cancel(lease=lease.lease, cause="fenced", grace_ms=0)
+            self._context.to_worker(lease.worker.session, fence)
+
+    def _end_as_stopped(self, job: Job) -> None:
+        self._end(job, job.end or ends.CANCELLED)
+
+    def _end(self, job: Job, end: End) -> None:
+        """End the job from here, without a worker's word."""
+        if job.state is State.QUEUED:
+            job.queued_ms += self._context.now_ms - job.queued_since_ms
+        retryable = end.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+        result = c.Result(
+            job=job.job_id,
+            attempt=job.attempt,
+            code=end.code,
+            reason=end.reason,
+            message=end.message,
+            retryable=retryable,
+            timings=Timings(queued_ms=job.queued_ms),
+        )
+        self._done(job, result, b"")
+
+    def _finish_with(self, job: Job, message: w.Result, body: bytes) -> None:
+        timings = message.timings or Timings()
+        result = c.Result(
+            job=job.job_id,
+            attempt=job.attempt,
+            code=message.code,
+            reason=message.reason,
+            message=message.message,
+            retryable=message.retryable,
+            retry_after_ms=message.retry_after_ms,
+            details=message.details,
+            chunks=message.chunks,
+            usage=message.usage,
+            timings=Timings(queued_ms=job.queued_ms, run_ms=timings.run_ms, lm_ms=timings.lm_ms),
+            revision=message.revision,
+        )
+        self._done(job, result, body)
+
+    def _done(self, job: Job, result: c.Result, body: bytes) -> None:
+        job.state = State.DONE
+        job.body = b""
+        job.result = result
+        job.result_body = body
+        job.end = None
+        job.flow.jobs -= 1
+        self._scheduler.release_flow(job.flow)
+        self._context.counts[f"done.{result.code}"] += 1
+        self.timers.cancel(("orphan", job))
+        self.timers.set(job, self._context.now_ms + self._settings.retain_ms)
+        self._store.settle(job)
+        self.send_result(job)
+        for old in self._store.over_budget():
+            self.forget(old)
+
+
+def need_of(submit: c.Submit) -> Need:
+    """What a worker must offer to run this submit: program, revision, profile, lane, and features it wants used."""
+    features = frozenset(feature for feature in submit.want if feature in ("chunks", "tools"))
+    return Need(submit.program, submit.revision, submit.profile, submit.lane, features)

@@ -1,0 +1,68 @@
+"""Which jobs there are: live ones, finished ones whose result is kept, and tombstones. All of it bounded.
+
+A finished job is kept until its client acknowledges the result, or `retain_ms` is over, or newer results need the
+room (`retain_bytes`). After that a tombstone (key and digest) stands for it, so that a late resend is refused instead
+of run again; of those the oldest go first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from dspymq.broker.core.job import Job, JobKey
+from dspymq.protocol import client_messages as c
+
+DIGEST_BYTES = 16
+
+
+def digest_of(submit: c.Submit, body: bytes) -> bytes:
+    """What names a job's content (SPEC section 5.2): SHA-256 over program, revision, profile and body, cut to 16 bytes.
+
+    Each part is preceded by its length as 8 bytes, big-endian; an absent part counts as empty.
+    """
+    parts = (submit.program.encode(), (submit.revision or "").encode(), (submit.profile or "").encode(), body)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()[:DIGEST_BYTES]
+
+
+class JobStore:
+    """Jobs by key."""
+
+    def __init__(self, *, retain_bytes: int, tombstones: int) -> None:
+        self.jobs: dict[JobKey, Job] = {}
+        self.live = 0
+        self.done: OrderedDict[JobKey, Job] = OrderedDict()
+        self.done_bytes = 0
+        self.tombstones: OrderedDict[JobKey, bytes] = OrderedDict()
+        self._retain_bytes = retain_bytes
+        self._max_tombstones = tombstones
+
+    def add(self, job: Job) -> None:
+        """A new job."""
+        self.jobs[job.key] = job
+        self.live += 1
+
+    def settle(self, job: Job) -> None:
+        """The job has its result now."""
+        self.live -= 1
+        self.done[job.key] = job
+        self.done_bytes += len(job.result_body)
+
+    def forget(self, job: Job) -> None:
+        """A finished job becomes a tombstone."""
+        del self.jobs[job.key]
+        del self.done[job.key]
+        self.done_bytes -= len(job.result_body)
+        self.tombstones[job.key] = job.digest
+        while len(self.tombstones) > self._max_tombstones:
+            self.tombstones.popitem(last=False)
+
+    def over_budget(self) -> Iterator[Job]:
+        """Finished jobs to forget, oldest first, until what is kept fits into its budget."""
+        while self.done_bytes > self._retain_bytes and self.done:
+            yield next(iter(self.done.values()))

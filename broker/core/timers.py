@@ -1,0 +1,59 @@
+"""Timers that cost nothing once cancelled.
+
+A heap with lazily dropped entries would keep a finished job until its old deadline: a job with a timeout of an hour
+that ends in a second. Here each timer stands in the bucket of its time, and cancelling takes it out.
+"""
+
+import heapq
+from collections.abc import Hashable, Iterator
+from typing import Final, Generic, TypeVar
+
+GRANULARITY_MS: Final = 10
+"""Timers fire up to this much late, never early."""
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Timers(Generic[K]):
+    """At most one timer a key."""
+
+    def __init__(self) -> None:
+        self._bucket_of: dict[K, int] = {}
+        self._buckets: dict[int, dict[K, None]] = {}
+        self._order: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._bucket_of)
+
+    def set(self, key: K, due_ms: int) -> None:
+        """Start the key's timer, in place of the one it had."""
+        self.cancel(key)
+        bucket = -(-due_ms // GRANULARITY_MS)
+        self._bucket_of[key] = bucket
+        keys = self._buckets.get(bucket)
+        if keys is None:
+            self._buckets[bucket] = {key: None}
+            heapq.heappush(self._order, bucket)
+        else:
+            keys[key] = None
+
+    def cancel(self, key: K) -> None:
+        """Stop the key's timer, if it has one."""
+        bucket = self._bucket_of.pop(key, None)
+        if bucket is not None:
+            self._buckets.get(bucket, {}).pop(key, None)
+
+    def due(self, now_ms: int) -> Iterator[K]:
+        """Take out every timer that is due, earliest first; one that is cancelled meanwhile does not fire."""
+        while self._order and self._order[0] * GRANULARITY_MS <= now_ms:
+            bucket = heapq.heappop(self._order)
+            for key in list(self._buckets.pop(bucket)):
+                if self._bucket_of.get(key) == bucket:
+                    del self._bucket_of[key]
+                    yield key
+
+    def next_ms(self) -> int | None:
+        """When the next timer is due, or None."""
+        while self._order and not self._buckets[self._order[0]]:
+            del self._buckets[heapq.heappop(self._order)]
+        return self._order[0] * GRANULARITY_MS if self._order else None

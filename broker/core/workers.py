@@ -1,0 +1,219 @@
+"""The workers of a broker: what each offers, the slots it grants, and the leases it has.
+
+A Worker outlives its session: it is known by the `worker` name of its `ready`, unique per start of a supervisor, and
+its leases stay its own while it reconnects. The broker never exceeds the slots that a worker grants in a lane.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from dspymq.broker.core.job import Lease
+from dspymq.broker.core.scheduler import Need, NeedQueue, Scheduler
+
+if TYPE_CHECKING:
+    from dspymq.broker.core.sessions import WorkerSession
+    from dspymq.protocol import worker_messages as w
+
+
+class Worker:
+    """One pool, by the name in its `ready`."""
+
+    __slots__ = (
+        "description",
+        "draining",
+        "features",
+        "generation",
+        "leases",
+        "lost_at_ms",
+        "name",
+        "open",
+        "profiles",
+        "programs",
+        "reported",
+        "served",
+        "session",
+        "slots",
+        "synced",
+        "used",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.session: WorkerSession | None = None
+        self.generation = 0
+        """Counts its `ready` messages: a job that it gave back avoids it until the next one."""
+        self.slots: dict[str, int] = {}
+        self.used: dict[str, int] = {}
+        self.programs: dict[str, set[str]] = {}
+        self.profiles: frozenset[str] = frozenset()
+        self.features: frozenset[str] = frozenset()
+        self.description: dict[str, Any] = {}
+        self.leases: dict[str, Lease] = {}
+        self.open: dict[NeedQueue, None] = {}
+        """Queues with jobs that this worker may run."""
+        self.synced = False
+        self.reported: set[str] = set()
+        """Leases named in the pages of `held` that came so far."""
+        self.draining = False
+        self.lost_at_ms = 0
+        """While it has no session: when it counts as lost."""
+        self.served = 0
+
+    def free(self, lane: str) -> int:
+        """Slots of the lane that can be given out now."""
+        if not self.synced or self.draining:
+            return 0
+        return self.slots.get(lane, 0) - self.used.get(lane, 0)
+
+    def load(self, lane: str) -> float:
+        """The used share of a lane's slots."""
+        slots = self.slots.get(lane, 0)
+        return self.used.get(lane, 0) / slots if slots else 1.0
+
+    def add(self, lease: Lease) -> None:
+        """A lease takes a slot."""
+        self.leases[lease.lease] = lease
+        self.used[lease.lane] = self.used.get(lease.lane, 0) + 1
+
+    def remove(self, lease: Lease) -> None:
+        """A lease gives its slot back."""
+        del self.leases[lease.lease]
+        self.used[lease.lane] -= 1
+
+
+class Catalog:
+    """Programs and their revisions, in the order in which this broker first saw them."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, dict[str, int]] = {}
+        self._count = 0
+
+    def note(self, program: str, revision: str) -> None:
+        """A worker offers this; coming back does not make it newer."""
+        revisions = self._seen.setdefault(program, {})
+        if revision not in revisions:
+            self._count += 1
+            revisions[revision] = self._count
+
+    def __contains__(self, program: str) -> bool:
+        return program in self._seen
+
+    @property
+    def programs(self) -> list[str]:
+        """Every program that was ever offered, by name."""
+        return sorted(self._seen)
+
+    def newest(self, program: str, among: set[str]) -> str | None:
+        """Of these revisions the one first seen last."""
+        seen = self._seen.get(program, {})
+        return max((r for r in among if r in seen), key=seen.__getitem__, default=None)
+
+    def close_matches(self, program: str) -> list[str]:
+        """Names that somebody who wrote `program` may have meant."""
+        return difflib.get_close_matches(program, list(self._seen), n=3, cutoff=0.6)
+
+
+class Fleet:
+    """All workers; finds those that meet a need, and the one to take next."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.workers: dict[str, Worker] = {}
+        self.catalog = Catalog()
+        self._scheduler = scheduler
+        self._services = 0
+        self._offered: dict[str, set[str]] = {}
+
+    def revision_for(self, need: Need) -> str | None:
+        """The revision that a job with this need runs at now, or None while no worker here offers one.
+
+        Its own when it is pinned; that of an earlier attempt while a worker has it; else the newest that is offered.
+        """
+        if need.revision is not None:
+            return need.revision
+        offered = self._offered.get(need.program)
+        if offered is None:
+            offered = self._offered[need.program] = set()
+            for worker in self.workers.values():
+                offered |= worker.programs.get(need.program, set())
+        return need.prefer if need.prefer in offered else self.catalog.newest(need.program, offered)
+
+    def offer(self, worker: Worker, ready: w.Ready) -> None:
+        """The worker's slots, programs and profiles are these now."""
+        programs: dict[str, set[str]] = {}
+        for program in ready.programs:
+            programs.setdefault(program.name, set()).add(program.revision)
+            self.catalog.note(program.name, program.revision)
+        worker.generation += 1
+        worker.slots = dict(ready.slots)
+        same_programs = programs == worker.programs
+        worker.programs = programs
+        worker.profiles = frozenset(ready.profiles)
+        if same_programs:
+            self._match(worker)
+        else:
+            self._match_all()
+
+    def remove(self, worker: Worker) -> None:
+        """The worker is gone for good."""
+        del self.workers[worker.name]
+        self._match_all()
+        for queue in self._scheduler.needs.values():
+            queue.workers.pop(worker.name, None)
+
+    def fits(self, worker: Worker, need: Need) -> bool:
+        """Whether this worker offers all that the need asks for, free slots aside."""
+        revisions = worker.programs.get(need.program)
+        if not revisions or need.lane not in worker.slots:
+            return False
+        if self.revision_for(need) not in revisions:
+            return False
+        if need.profile is not None and need.profile not in worker.profiles:
+            return False
+        return need.features <= worker.features and (worker.name, worker.generation) not in need.avoid
+
+    def attach_workers(self, queue: NeedQueue) -> None:
+        """Find the workers of a new queue."""
+        queue.workers = {worker.name: worker for worker in self.workers.values() if self.fits(worker, queue.need)}
+
+    def least_loaded(self, queue: NeedQueue) -> Worker | None:
+        """The worker with a free slot that uses the smallest share of its lane; ties by rotation."""
+        lane = queue.need.lane
+        free = [worker for worker in queue.workers.values() if worker.free(lane) > 0]
+        if not free:
+            return None
+        return min(free, key=lambda worker: (worker.load(lane), worker.served))
+
+    def took(self, worker: Worker) -> None:
+        """The worker was given a job: it is last in the rotation now."""
+        self._services += 1
+        worker.served = self._services
+
+    def missing(self, need: Need) -> list[str]:
+        """What no worker offers, for people: some of program, revision, profile, lane, features."""
+        able = [worker for worker in self.workers.values() if need.program in worker.programs]
+        if not able:
+            return ["program"]
+        checks = {
+            "revision": lambda k: need.revision is None or need.revision in k.programs[need.program],
+            "profile": lambda k: need.profile is None or need.profile in k.profiles,
+            "lane": lambda k: k.slots.get(need.lane, 0) > 0,
+            "features": lambda k: need.features <= k.features,
+        }
+        return [name for name, holds in checks.items() if not any(holds(worker) for worker in able)]
+
+    def _match_all(self) -> None:
+        self._offered.clear()
+        for worker in self.workers.values():
+            self._match(worker)
+
+    def _match(self, worker: Worker) -> None:
+        worker.open = {}
+        for need, queue in self._scheduler.needs.items():
+            if self.fits(worker, need):
+                queue.workers[worker.name] = worker
+                if queue.count:
+                    worker.open[queue] = None
+            else:
+                queue.workers.pop(worker.name, None)

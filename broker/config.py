@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from dspymq.broker.core.settings import CoreSettings
 
 DEFAULT_CLIENTS = "tcp://127.0.0.1:5570"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import zmq
+
 from dspymq.broker.outbox import Outbox
 from dspymq.protocol import ProtocolError, encode, error_answer
 from dspymq.protocol.messages import Header

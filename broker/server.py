@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import zmq
+
 from dspymq.broker.config import BrokerConfig
 from dspymq.broker.core import BrokerCore
 from dspymq.broker.core import events as ev

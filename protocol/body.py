@@ -6,6 +6,7 @@ A broker never reads the body of a job; clients and workers do, and a broker rea
 from typing import Any
 
 import msgpack
+
 from dspymq.protocol.errors import ProtocolError
 
 

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 import msgspec
+
 from dspymq.protocol import messages as m
 from dspymq.protocol.ids import Id
 from dspymq.protocol.limits import MAX_ACKS, Count, Positive

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+
 from dspymq.protocol import client_messages, profile, worker_messages
 from dspymq.protocol.errors import ProtocolError
 from dspymq.protocol.limits import Limits
@@ -16,7 +17,7 @@ TAG: Final = b"DJP1"
 VERSIONS: Final = ["DJP1"]
 
 _encoder = msgspec.msgpack.Encoder()
-_FREE_FORM: Final = ("details", "usage")
+_FREE_FORM: Final = ("details", "usage", "trace")
 """Fields whose values msgspec checks loosely: a header that has one is always checked against the profile."""
 
 M = TypeVar("M", client_messages.Message, worker_messages.Message)
@@ -127,8 +128,21 @@ _CLIENT_TAGS: Final = _tags_of(client_messages.Message)
 _WORKER_TAGS: Final = _tags_of(worker_messages.Message)
 
 
+def _free_form_of(union: Any) -> dict[type, tuple[str, ...]]:
+    found = {}
+    for member in union.__args__:
+        names = tuple(name for name in _FREE_FORM if name in member.__struct_fields__)
+        if names:
+            found[member] = names
+    return found
+
+
+_FREE_FORM_OF: Final = _free_form_of(client_messages.Message) | _free_form_of(worker_messages.Message)
+
+
 def _has_free_form(message: Any) -> bool:
-    return any(getattr(message, name, None) is not None for name in _FREE_FORM)
+    names = _FREE_FORM_OF.get(type(message))
+    return names is not None and any(getattr(message, name) is not None for name in names)
 
 
 def _bad_frames(frames: Sequence[bytes]) -> ProtocolError:

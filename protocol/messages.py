@@ -7,6 +7,7 @@ that name a `job` towards clients and a `lease` towards workers. Optional fields
 from typing import Annotated, Any, Literal
 
 import msgspec
+
 from dspymq.protocol.errors import REASONS, Code, ProtocolError
 from dspymq.protocol.ids import Id
 from dspymq.protocol.limits import Count, Limits, Positive

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import msgpack
+
 from dspymq.protocol.errors import ProtocolError
 from dspymq.protocol.limits import MAX_HEADER_DEPTH
 

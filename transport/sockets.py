@@ -3,6 +3,7 @@
 from typing import Any
 
 import zmq
+
 from dspymq.protocol.limits import HARD_FRAME_BYTES
 
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.events import ClientPeer, OneShot
 from dspymq.broker.core.job import Job
 from dspymq.broker.core.jobs import JobMachine, need_of
 from dspymq.broker.core.requests import Requests
-from dspymq.broker.core.scheduler import Scheduler
+from dspymq.broker.core.scheduler import Need, Scheduler
 from dspymq.broker.core.sessions import ClientSession
 from dspymq.broker.core.store import JobStore, digest_of
 from dspymq.broker.core.table import TABLE, Action, JobEvent, State
@@ -183,14 +184,18 @@ class ClientSide:
     def _submit_new(self, session: ClientSession, submit: c.Submit, body: bytes, digest: bytes) -> None:
         self._check_bounds(session, submit, body)
         need = need_of(submit)
-        missing = self._fleet.missing(need)
+        missing = self._missing(need)
         if missing == ["program"]:
             self._check_known(submit.program)
         if missing and submit.fail_fast:
             raise ProtocolError("no_worker", f"no worker can run this now: missing {', '.join(missing)}")
         job = self._machine.create(session, submit, body, digest)
         self._accept(session, job, want=submit.want, duplicate=False, missing=missing)
-        self._machine.queue(job)
+        self._machine.queue(job, need)
+
+    def _missing(self, need: Need) -> list[str]:
+        queue = self._scheduler.needs.get(need)
+        return [] if queue is not None and queue.workers else self._fleet.missing(need)
 
     def _check_bounds(self, session: ClientSession, submit: c.Submit, body: bytes) -> None:
         limits = self._limits
@@ -238,7 +243,7 @@ class ClientSide:
         if not always and "accepted" not in want:
             return
         if missing is None:
-            missing = self._fleet.missing(need_of(job.submit)) if job.state is State.QUEUED else []
+            missing = self._missing(need_of(job.submit)) if job.state is State.QUEUED else []
         accepted = c.Accepted(
             job=job.job_id,
             state=job.state.value,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
 from dspymq.broker.core import job as ends
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.job import End, Job, Lease
@@ -16,6 +19,9 @@ from dspymq.protocol import client_messages as c
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.errors import Code
 from dspymq.protocol.messages import Timings
+
+ROUTED: Final = frozenset({"chunks", "tools"})
+"""What a job may want that not every worker can give."""
 
 Orphan = tuple[str, Job]
 """The timer key of a job whose client is gone."""
@@ -53,9 +59,9 @@ class JobMachine:
         self._context.counts["submitted"] += 1
         return job
 
-    def queue(self, job: Job, *, at_head: bool = False, need: Need | None = None) -> None:
+    def queue(self, job: Job, need: Need, *, at_head: bool = False) -> None:
         """Make the job wait for a worker, and give it one if one is free."""
-        queue, is_new = self._scheduler.queue_for(need or need_of(job.submit))
+        queue, is_new = self._scheduler.queue_for(need)
         if is_new:
             self._fleet.attach_workers(queue)
         job.state = State.QUEUED
@@ -278,7 +284,7 @@ class JobMachine:
         need = need_of(job.submit)
         if avoid is not None:
             need = need._replace(avoid=frozenset({(avoid.name, avoid.generation)}))
-        self.queue(job, at_head=True, need=need)
+        self.queue(job, need, at_head=True)
 
     def _blame(self, job: Job, *, alone: bool) -> None:
         job.isolate = True
@@ -294,7 +300,7 @@ class JobMachine:
             self._end(job, ends.WORKER_LOST)
         else:
             self._context.counts["requeued"] += 1
-            self.queue(job, at_head=True, need=need_of(job.submit)._replace(prefer=lease.revision))
+            self.queue(job, need_of(job.submit)._replace(prefer=lease.revision), at_head=True)
 
     def _stop(self, job: Job, end: End, cause: str) -> None:
         job.state = State.CANCELLING
@@ -380,5 +386,5 @@ class JobMachine:
 
 def need_of(submit: c.Submit) -> Need:
     """What a worker must offer to run this submit: program, revision, profile, lane, and features it wants used."""
-    features = frozenset(feature for feature in submit.want if feature in ("chunks", "tools"))
+    features = ROUTED.intersection(submit.want) if submit.want else frozenset()
     return Need(submit.program, submit.revision, submit.profile, submit.lane, features)

@@ -1,6 +1,7 @@
 """The numbers of a broker that its operator may choose."""
 
 import msgspec
+
 from dspymq.protocol.limits import Count, Limits, Positive
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.job import Lease
 from dspymq.broker.core.jobs import JobMachine

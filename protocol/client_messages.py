@@ -16,7 +16,7 @@ Priority = Annotated[int, msgspec.Meta(ge=0, le=9)]
 DEFAULT_PRIORITY = 4
 
 
-class Submit(m.Header, tag="submit", kw_only=True):
+class Submit(m.Header, tag="submit", frozen=True, kw_only=True):
     """Run a program; sent again, with the same content, it attaches to the same job."""
 
     job: Id
@@ -37,7 +37,7 @@ class Submit(m.Header, tag="submit", kw_only=True):
     trace: dict[str, str] | None = None
 
 
-class Attach(m.Header, tag="attach", kw_only=True):
+class Attach(m.Header, tag="attach", frozen=True, kw_only=True):
     """Join a job whose inputs are not at hand; answered by accepted or error."""
 
     job: Id
@@ -45,7 +45,7 @@ class Attach(m.Header, tag="attach", kw_only=True):
     window: Positive | None = None
 
 
-class Accepted(m.Header, tag="accepted", kw_only=True):
+class Accepted(m.Header, tag="accepted", frozen=True, kw_only=True):
     """Where the job stands; `missing` names what no worker offers now."""
 
     job: Id
@@ -56,61 +56,61 @@ class Accepted(m.Header, tag="accepted", kw_only=True):
     missing: list[str] = []
 
 
-class Started(m.StartedFields, tag="started", kw_only=True):
+class Started(m.StartedFields, tag="started", frozen=True, kw_only=True):
     """Only if wanted."""
 
     job: Id
 
 
-class Chunk(m.ChunkFields, tag="chunk", kw_only=True):
+class Chunk(m.ChunkFields, tag="chunk", frozen=True, kw_only=True):
     """A piece of the stream, if wanted."""
 
     job: Id
 
 
-class Progress(m.ProgressFields, tag="progress", kw_only=True):
+class Progress(m.ProgressFields, tag="progress", frozen=True, kw_only=True):
     """If wanted."""
 
     job: Id
 
 
-class Credit(m.CreditFields, tag="credit", kw_only=True):
+class Credit(m.CreditFields, tag="credit", frozen=True, kw_only=True):
     """The client can take more."""
 
     job: Id
 
 
-class Cancel(m.Header, tag="cancel", kw_only=True):
+class Cancel(m.Header, tag="cancel", frozen=True, kw_only=True):
     """Stop the job; answered by its one result."""
 
     job: Id
 
 
-class Result(m.ResultFields, tag="result", kw_only=True):
+class Result(m.ResultFields, tag="result", frozen=True, kw_only=True):
     """The job's end; the body of an OK is {outputs}."""
 
     job: Id
 
 
-class Ack(m.Header, tag="ack", kw_only=True):
+class Ack(m.Header, tag="ack", frozen=True, kw_only=True):
     """I have these results: forget them."""
 
     jobs: Annotated[list[Id], msgspec.Meta(max_length=MAX_ACKS)]
 
 
-class ToolCall(m.ToolCallFields, tag="tool_call", kw_only=True):
+class ToolCall(m.ToolCallFields, tag="tool_call", frozen=True, kw_only=True):
     """If `tools` is wanted."""
 
     job: Id
 
 
-class ToolResult(m.ToolResultFields, tag="tool_result", kw_only=True):
+class ToolResult(m.ToolResultFields, tag="tool_result", frozen=True, kw_only=True):
     """A second one for a call is ignored."""
 
     job: Id
 
 
-class Event(m.Header, tag="event", kw_only=True):
+class Event(m.Header, tag="event", frozen=True, kw_only=True):
     """Something a subscription waits for; a gap in `seq` means dropped. `at_ms` is Unix time."""
 
     sub: Id

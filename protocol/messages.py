@@ -29,7 +29,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
     """Base of every message."""
 
 
-class Hello(Header, tag="hello", kw_only=True):
+class Hello(Header, tag="hello", frozen=True, kw_only=True):
     """The first message of a peer."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[ -~]+\Z")]
@@ -38,7 +38,7 @@ class Hello(Header, tag="hello", kw_only=True):
     auth: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
 
 
-class Welcome(Header, tag="welcome", kw_only=True):
+class Welcome(Header, tag="welcome", frozen=True, kw_only=True):
     """The answer to hello: who answers, and the bounds of everything that waits."""
 
     epoch: Id
@@ -52,25 +52,25 @@ class Welcome(Header, tag="welcome", kw_only=True):
     limits: Limits
 
 
-class Ping(Header, tag="ping", kw_only=True):
+class Ping(Header, tag="ping", frozen=True, kw_only=True):
     """Are you there; answered at once by `pong` with the same `n`."""
 
     n: Count = 0
 
 
-class Pong(Header, tag="pong", kw_only=True):
+class Pong(Header, tag="pong", frozen=True, kw_only=True):
     """The answer to ping."""
 
     n: Count = 0
 
 
-class Bye(Header, tag="bye", kw_only=True):
+class Bye(Header, tag="bye", frozen=True, kw_only=True):
     """The session ends on purpose."""
 
     reason: Text = ""
 
 
-class Error(Header, tag="error", kw_only=True):
+class Error(Header, tag="error", frozen=True, kw_only=True):
     """A message was refused and nothing changed. This form is frozen for all versions; it is never answered."""
 
     code: Name
@@ -84,14 +84,14 @@ class Error(Header, tag="error", kw_only=True):
     details: Details | None = None
 
 
-class Request(Header, tag="request", kw_only=True):
+class Request(Header, tag="request", frozen=True, kw_only=True):
     """Ask the broker something; the body is {params}. Answered by `reply` or by `error` with this `rid`."""
 
     rid: Id
     method: Name
 
 
-class Reply(Header, tag="reply", kw_only=True):
+class Reply(Header, tag="reply", frozen=True, kw_only=True):
     """The answer to a request; the body is {result}."""
 
     rid: Id
@@ -120,7 +120,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     lm_ms: Count | None = None
 
 
-class StartedFields(Header, kw_only=True):
+class StartedFields(Header, frozen=True, kw_only=True):
     """The attempt runs; `worker` is the process that runs it, for people."""
 
     attempt: Count
@@ -128,7 +128,7 @@ class StartedFields(Header, kw_only=True):
     worker: Text
 
 
-class ChunkFields(Header, kw_only=True):
+class ChunkFields(Header, frozen=True, kw_only=True):
     """Text by output field, {fields: {name: text}}; `reset` replaces all that came before."""
 
     attempt: Count
@@ -136,7 +136,7 @@ class ChunkFields(Header, kw_only=True):
     reset: bool = False
 
 
-class ProgressFields(Header, kw_only=True):
+class ProgressFields(Header, frozen=True, kw_only=True):
     """How far the attempt is; lossy, the newest wins."""
 
     attempt: Count
@@ -145,14 +145,14 @@ class ProgressFields(Header, kw_only=True):
     note: Text | None = None
 
 
-class CreditFields(Header, kw_only=True):
+class CreditFields(Header, frozen=True, kw_only=True):
     """Absolute credit: chunks of this attempt with seq < upto may be sent."""
 
     attempt: Count
     upto: Count
 
 
-class ResultFields(Header, kw_only=True):
+class ResultFields(Header, frozen=True, kw_only=True):
     """The only terminal of a job."""
 
     attempt: Count
@@ -168,7 +168,7 @@ class ResultFields(Header, kw_only=True):
     revision: Name | None = None
 
 
-class ToolCallFields(Header, kw_only=True):
+class ToolCallFields(Header, frozen=True, kw_only=True):
     """The program calls a tool of its client; the body is {args}."""
 
     attempt: Count
@@ -177,7 +177,7 @@ class ToolCallFields(Header, kw_only=True):
     timeout_ms: Count
 
 
-class ToolResultFields(Header, kw_only=True):
+class ToolResultFields(Header, frozen=True, kw_only=True):
     """What the tool gave; the body is {value}."""
 
     attempt: Count

@@ -30,7 +30,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     left_ms: Count = 0
 
 
-class Ready(m.Header, tag="ready", kw_only=True):
+class Ready(m.Header, tag="ready", frozen=True, kw_only=True):
     """What the worker offers; the body describes its programs.
 
     `held` is there in the first `ready` of a session (and again after a stall of the worker's own): a page of the
@@ -45,13 +45,13 @@ class Ready(m.Header, tag="ready", kw_only=True):
     more: bool = False
 
 
-class Synced(m.Header, tag="synced", kw_only=True):
+class Synced(m.Header, tag="synced", frozen=True, kw_only=True):
     """The answer to a page of held: go on with these, drop the rest of that page."""
 
     keep: list[Id] = []
 
 
-class Dispatch(m.Header, tag="dispatch", kw_only=True):
+class Dispatch(m.Header, tag="dispatch", frozen=True, kw_only=True):
     """Run this job under this lease; the body is the submit's."""
 
     lease: Id
@@ -70,7 +70,7 @@ class Dispatch(m.Header, tag="dispatch", kw_only=True):
     trace: dict[str, str] | None = None
 
 
-class Attach(m.Header, tag="attach", kw_only=True):
+class Attach(m.Header, tag="attach", frozen=True, kw_only=True):
     """The client of this lease attached again: take its want and window, send what it must see."""
 
     lease: Id
@@ -78,31 +78,31 @@ class Attach(m.Header, tag="attach", kw_only=True):
     window: Positive | None = None
 
 
-class Started(m.StartedFields, tag="started", kw_only=True):
+class Started(m.StartedFields, tag="started", frozen=True, kw_only=True):
     """Only if wanted; a first chunk, progress or tool_call implies it."""
 
     lease: Id
 
 
-class Chunk(m.ChunkFields, tag="chunk", kw_only=True):
+class Chunk(m.ChunkFields, tag="chunk", frozen=True, kw_only=True):
     """A piece of the stream, within credit."""
 
     lease: Id
 
 
-class Progress(m.ProgressFields, tag="progress", kw_only=True):
+class Progress(m.ProgressFields, tag="progress", frozen=True, kw_only=True):
     """If wanted."""
 
     lease: Id
 
 
-class Credit(m.CreditFields, tag="credit", kw_only=True):
+class Credit(m.CreditFields, tag="credit", frozen=True, kw_only=True):
     """The client can take more."""
 
     lease: Id
 
 
-class Cancel(m.Header, tag="cancel", kw_only=True):
+class Cancel(m.Header, tag="cancel", frozen=True, kw_only=True):
     """Stop this attempt and answer with its result within `grace_ms`."""
 
     lease: Id
@@ -110,31 +110,31 @@ class Cancel(m.Header, tag="cancel", kw_only=True):
     grace_ms: Count
 
 
-class Result(m.ResultFields, tag="result", kw_only=True):
+class Result(m.ResultFields, tag="result", frozen=True, kw_only=True):
     """The attempt's end."""
 
     lease: Id
 
 
-class Ack(m.Header, tag="ack", kw_only=True):
+class Ack(m.Header, tag="ack", frozen=True, kw_only=True):
     """I have these results: forget them."""
 
     leases: Annotated[list[Id], msgspec.Meta(max_length=MAX_ACKS)]
 
 
-class ToolCall(m.ToolCallFields, tag="tool_call", kw_only=True):
+class ToolCall(m.ToolCallFields, tag="tool_call", frozen=True, kw_only=True):
     """Ask the client of this lease."""
 
     lease: Id
 
 
-class ToolResult(m.ToolResultFields, tag="tool_result", kw_only=True):
+class ToolResult(m.ToolResultFields, tag="tool_result", frozen=True, kw_only=True):
     """The client's answer."""
 
     lease: Id
 
 
-class Released(m.Header, tag="released", kw_only=True):
+class Released(m.Header, tag="released", frozen=True, kw_only=True):
     """The lease is given back; also how a worker refuses a dispatch."""
 
     lease: Id
@@ -144,7 +144,7 @@ class Released(m.Header, tag="released", kw_only=True):
     details: m.Details | None = None
 
 
-class Drain(m.Header, tag="drain", kw_only=True):
+class Drain(m.Header, tag="drain", frozen=True, kw_only=True):
     """Finish or release what you have; stay connected, take nothing new."""
 
     grace_ms: Count

@@ -110,7 +110,7 @@ class LoopSocket:
     def _receive(self) -> None:
         if self._closed:
             return
-        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN and self.drain(ROUND) == ROUND:
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN and self.drain(ROUND) == ROUND:
             self._schedule()
 
     def _writable(self) -> None:

@@ -246,7 +246,7 @@ class ClientSide:
             missing = self._missing(need_of(job.submit)) if job.state is State.QUEUED else []
         accepted = c.Accepted(
             job=job.job_id,
-            state=job.state.value,
+            state=job.state.wire,
             attempt=job.attempt,
             duplicate=duplicate,
             waiting=bool(missing),

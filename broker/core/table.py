@@ -6,7 +6,9 @@ acknowledged, so that its worker forgets it). GONE is a tombstone: only key and 
 """
 
 import enum
-from typing import Final
+from typing import Final, cast
+
+from dspymq.protocol import client_messages as c
 
 
 class State(enum.Enum):
@@ -18,6 +20,11 @@ class State(enum.Enum):
     CANCELLING = "cancelling"
     DONE = "done"
     GONE = "gone"
+
+    @property
+    def wire(self) -> c.JobState:
+        """The state as `accepted` names it."""
+        return cast(c.JobState, self.value)
 
 
 class JobEvent(enum.Enum):

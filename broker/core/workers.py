@@ -7,6 +7,7 @@ its leases stay its own while it reconnects. The broker never exceeds the slots 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dspymq.broker.core.job import Lease
@@ -195,13 +196,13 @@ class Fleet:
         able = [worker for worker in self.workers.values() if need.program in worker.programs]
         if not able:
             return ["program"]
-        checks = {
+        checks: dict[str, Callable[[Worker], bool]] = {
             "revision": lambda k: need.revision is None or need.revision in k.programs[need.program],
             "profile": lambda k: need.profile is None or need.profile in k.profiles,
             "lane": lambda k: k.slots.get(need.lane, 0) > 0,
             "features": lambda k: need.features <= k.features,
         }
-        return [name for name, holds in checks.items() if not any(holds(worker) for worker in able)]
+        return [name for name, holds in checks.items() if not any(map(holds, able))]
 
     def _match_all(self) -> None:
         self._offered.clear()

@@ -23,6 +23,8 @@ class CoreHarness:
         self.core = BrokerCore(CoreSettings(**settings), EPOCH)
         self.now_ms = 1_000_000
         self.sent: dict[Any, list[tuple[Header, bytes]]] = {}
+        self.log: list[tuple[Any, Header, bytes]] = []
+        """Everything that was sent, in order."""
         self.dropped: list[Any] = []
 
     def event(self, event: ev.Event) -> list[Effect]:
@@ -30,6 +32,7 @@ class CoreHarness:
         for effect in effects:
             if isinstance(effect, ToClient | ToWorker):
                 self.sent.setdefault(effect.peer, []).append((effect.message, effect.body))
+                self.log.append((effect.peer, effect.message, effect.body))
             elif isinstance(effect, DropClient | DropWorker):
                 self.dropped.append(effect.peer)
         return effects

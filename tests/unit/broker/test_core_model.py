@@ -62,10 +62,10 @@ class BrokerMachine(RuleBasedStateMachine):
     # -- what comes back --------------------------------------------------------------------------------------------
 
     def collect(self) -> None:
-        for peer, messages in list(self.h.sent.items()):
-            self.h.sent[peer] = []
-            for message, body in messages:
-                self.arrived(peer, message, body)
+        log, self.h.log = self.h.log, []
+        self.h.sent.clear()
+        for peer, message, body in log:
+            self.arrived(peer, message, body)
 
     def arrived(self, peer: bytes, message: Header, body: bytes) -> None:
         if isinstance(message, w.Dispatch):
@@ -340,6 +340,8 @@ class BrokerMachine(RuleBasedStateMachine):
             if not self.h.core.store.live:
                 break
         assert self.h.core.store.live == 0, "everything is answered in the end"
+        # The workers that stayed silent are lost by now, or soon.
+        self.h.wait(5_000, heard=(self.workers["w1"].peer,))
         leases = [lease for worker in self.h.core.fleet.workers.values() for lease in worker.leases.values()]
         assert not leases, "every slot is free in the end"
         assert self.h.core.scheduler.queued == 0

@@ -141,8 +141,10 @@ _FREE_FORM_OF: Final = _free_form_of(client_messages.Message) | _free_form_of(wo
 
 
 def _has_free_form(message: Any) -> bool:
-    names = _FREE_FORM_OF.get(type(message))
-    return names is not None and any(getattr(message, name) is not None for name in names)
+    for name in _FREE_FORM_OF.get(type(message), ()):
+        if getattr(message, name) is not None:
+            return True
+    return False
 
 
 def _bad_frames(frames: Sequence[bytes]) -> ProtocolError:

@@ -7,6 +7,9 @@ enters through `client_side`, `jobs` creates and queues it, `scheduler` says who
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from dspymq.broker.core import events as ev
 from dspymq.broker.core.client_side import ClientSide
 from dspymq.broker.core.context import Context
@@ -34,6 +37,18 @@ class BrokerCore:
         requests = Requests(self.context, self.store, self.scheduler, self.fleet)
         self.clients = ClientSide(self.context, self.store, self.scheduler, self.fleet, self.machine, requests)
         self.workers = WorkerSide(self.context, self.fleet, self.machine, requests)
+        self._handlers: dict[type[ev.Event], Callable[[Any], None]] = {
+            ev.ClientMessage: self._client_message,
+            ev.WorkerMessage: self._worker_message,
+            ev.BadClientMessage: self._bad_client_message,
+            ev.BadWorkerMessage: self._bad_worker_message,
+            ev.ClientUnreachable: self._client_unreachable,
+            ev.WorkerUnreachable: self._worker_unreachable,
+            ev.SlowConsumer: self._slow_consumer,
+            ev.RoundOver: self._round_over,
+            ev.Tick: self._tick,
+            ev.Shutdown: self._shutdown,
+        }
 
     def handle(self, event: ev.Event, now_ms: int) -> list[Effect]:
         """What to do about this event. `now_ms` is monotonic and never runs backwards."""
@@ -43,39 +58,42 @@ class BrokerCore:
             context.started_ms = now_ms
         effects: list[Effect] = []
         context.effects = effects
-        match event:
-            case ev.ClientMessage(peer, message, body):
-                self.clients.receive(peer, message, body)
-            case ev.WorkerMessage(peer, message, body):
-                self.workers.receive(peer, message, body)
-            case ev.RoundOver():
-                self.workers.flush()
-            case ev.Tick():
-                self._tick()
-            case ev.BadClientMessage(peer, problem):
-                self.clients.refuse(peer, problem)
-            case ev.BadWorkerMessage(peer, problem):
-                self.workers.refuse(peer, problem)
-            case ev.ClientUnreachable(peer):
-                client = context.clients.get(peer)
-                if client is not None:
-                    self.clients.lost(client)
-            case ev.WorkerUnreachable(peer):
-                worker = context.workers.get(peer)
-                if worker is not None:
-                    self.workers.unreachable(worker)
-            case ev.SlowConsumer(peer):
-                client = context.clients.get(peer)
-                if client is not None:
-                    context.counts["slow_consumers"] += 1
-                    self.clients.say_bye(client, "slow_consumer")
-            case ev.Shutdown():
-                self._shutdown()
+        self._handlers[type(event)](event)
         return effects
 
-    def _tick(self) -> None:
-        for key in self.machine.timers.due(self.context.now_ms):
-            self.machine.timer(key)
+    def _client_message(self, event: ev.ClientMessage) -> None:
+        self.clients.receive(event.peer, event.message, event.body)
+
+    def _worker_message(self, event: ev.WorkerMessage) -> None:
+        self.workers.receive(event.peer, event.message, event.body)
+
+    def _round_over(self, _: ev.RoundOver) -> None:
+        self.workers.flush()
+
+    def _bad_client_message(self, event: ev.BadClientMessage) -> None:
+        self.clients.refuse(event.peer, event.problem)
+
+    def _bad_worker_message(self, event: ev.BadWorkerMessage) -> None:
+        self.workers.refuse(event.peer, event.problem)
+
+    def _client_unreachable(self, event: ev.ClientUnreachable) -> None:
+        client = self.context.clients.get(event.peer)
+        if client is not None:
+            self.clients.lost(client)
+
+    def _worker_unreachable(self, event: ev.WorkerUnreachable) -> None:
+        worker = self.context.workers.get(event.peer)
+        if worker is not None:
+            self.workers.unreachable(worker)
+
+    def _slow_consumer(self, event: ev.SlowConsumer) -> None:
+        client = self.context.clients.get(event.peer)
+        if client is not None:
+            self.context.counts["slow_consumers"] += 1
+            self.clients.say_bye(client, "slow_consumer")
+
+    def _tick(self, _: ev.Tick) -> None:
+        self.machine.tick()
         self._judge_silence()
         self.workers.lose_absent()
 
@@ -94,7 +112,7 @@ class BrokerCore:
             elif now_ms - worker.sent_ms >= settings.worker_ping_ms:
                 context.to_worker(worker, Ping(n=now_ms))
 
-    def _shutdown(self) -> None:
+    def _shutdown(self, _: ev.Shutdown) -> None:
         self.workers.flush()
         for client in list(self.context.clients.values()):
             self.clients.say_bye(client, "shutdown")

@@ -23,9 +23,6 @@ from dspymq.protocol.messages import Timings
 ROUTED: Final = frozenset({"chunks", "tools"})
 """What a job may want that not every worker can give."""
 
-Orphan = tuple[str, Job]
-"""The timer key of a job whose client is gone."""
-
 
 class JobMachine:
     """Jobs from their first submit to their tombstone."""
@@ -37,8 +34,10 @@ class JobMachine:
         self._scheduler = scheduler
         self._fleet = fleet
         self._seq = 0
-        self.timers: Timers[Job | Orphan] = Timers()
-        """A job's own timer is its deadline, its grace, then its retention; ("orphan", job) is its owner's absence."""
+        self.timers: Timers[Job] = Timers()
+        """A job's deadline, then its grace, then its retention."""
+        self.orphans: Timers[Job] = Timers()
+        """Jobs whose client is gone, until they are cancelled for it."""
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -66,8 +65,12 @@ class JobMachine:
             self._fleet.attach_workers(queue)
         job.state = State.QUEUED
         job.queued_since_ms = self._context.now_ms
-        self._scheduler.add(job, queue, at_head=at_head)
         worker = self._fleet.least_loaded(queue)
+        if worker is not None and not worker.open:
+            # Nobody waits for this worker: the job need not queue for it.
+            self._dispatch(job, worker, need)
+            return
+        self._scheduler.add(job, queue, at_head=at_head)
         if worker is not None:
             self.fill(worker)
 
@@ -77,10 +80,13 @@ class JobMachine:
             job = self._scheduler.pick(worker)
             if job is None:
                 return
+            queue = job.queue
+            assert queue is not None, "what is picked is queued"
             if job.deadline_ms <= self._context.now_ms:
                 self.deadline(job)
             else:
-                self._dispatch(job, worker)
+                self._scheduler.remove(job)
+                self._dispatch(job, worker, queue.need)
 
     def attach(self, job: Job, session: ClientSession, submit: c.Submit | c.Attach) -> None:
         """SUBMIT_SAME on a live job, or an attach: this session gets the answers from now on."""
@@ -192,18 +198,20 @@ class JobMachine:
         if at_once:
             self.cancel(job, ends.CLIENT_GONE)
         else:
-            self.timers.set(("orphan", job), self._context.now_ms + self._settings.orphan_ms)
+            self.orphans.set(job, self._context.now_ms + self._settings.orphan_ms)
 
-    def timer(self, key: Job | Orphan) -> None:
-        """A timer of this machine fired."""
-        if isinstance(key, tuple):
-            self.cancel(key[1], ends.CLIENT_GONE)
-        elif key.state is State.CANCELLING:
-            self._grace_over(key)
-        elif key.state is State.DONE:
-            self.forget(key)
-        else:
-            self.deadline(key)
+    def tick(self) -> None:
+        """Fire the timers that are due."""
+        now_ms = self._context.now_ms
+        for job in self.timers.due(now_ms):
+            if job.state is State.CANCELLING:
+                self._grace_over(job)
+            elif job.state is State.DONE:
+                self.forget(job)
+            else:
+                self.deadline(job)
+        for job in self.orphans.due(now_ms):
+            self.cancel(job, ends.CLIENT_GONE)
 
     def forget(self, job: Job) -> None:
         """ACK or RETENTION_OVER on a finished job: only its tombstone is left."""
@@ -226,23 +234,20 @@ class JobMachine:
             return
         if before is not None:
             before.jobs.pop(job, None)
-        self.timers.cancel(("orphan", job))
+        self.orphans.cancel(job)
         job.client = session
         session.jobs[job] = None
 
-    def _dispatch(self, job: Job, worker: Worker) -> None:
+    def _dispatch(self, job: Job, worker: Worker, need: Need) -> None:
         now_ms = self._context.now_ms
-        queue = job.queue
         session = worker.session
-        assert queue is not None, "only queued jobs are dispatched"
         assert session is not None, "only workers that are there have free slots"
-        revision = self._fleet.revision_for(queue.need)
+        revision = self._fleet.revision_for(need)
         assert revision is not None, "a worker that fits offers a revision"
-        self._scheduler.remove(job)
         job.queued_ms += now_ms - job.queued_since_ms
         job.attempt += 1
         job.charged += 1
-        lease = Lease(self._context.new_lease(), job, job.attempt, worker, queue.need.lane, revision)
+        lease = Lease(self._context.new_lease(), job, job.attempt, worker, need.lane, revision)
         job.lease = lease
         job.state = State.DISPATCHED
         worker.add(lease)
@@ -305,7 +310,7 @@ class JobMachine:
     def _stop(self, job: Job, end: End, cause: str) -> None:
         job.state = State.CANCELLING
         job.end = end
-        self.timers.cancel(("orphan", job))
+        self.orphans.cancel(job)
         # The worker gets the whole grace; what it reports at its end must still arrive.
         self.timers.set(job, self._context.now_ms + self._settings.grace_ms + 1_000)
         self._send_cancel(job, "deadline" if cause == "deadline" else "cancel")
@@ -376,7 +381,7 @@ class JobMachine:
         job.flow.jobs -= 1
         self._scheduler.release_flow(job.flow)
         self._context.counts[f"done.{result.code}"] += 1
-        self.timers.cancel(("orphan", job))
+        self.orphans.cancel(job)
         self.timers.set(job, self._context.now_ms + self._settings.retain_ms)
         self._store.settle(job)
         self.send_result(job)

@@ -22,11 +22,10 @@ def digest_of(submit: c.Submit, body: bytes) -> bytes:
 
     Each part is preceded by its length as 8 bytes, big-endian; an absent part counts as empty.
     """
-    parts = (submit.program.encode(), (submit.revision or "").encode(), (submit.profile or "").encode(), body)
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
+    names = (submit.program.encode(), (submit.revision or "").encode(), (submit.profile or "").encode())
+    prefix = b"".join([len(name).to_bytes(8, "big") + name for name in names])
+    digest = hashlib.sha256(prefix + len(body).to_bytes(8, "big"))
+    digest.update(body)
     return digest.digest()[:DIGEST_BYTES]
 
 

@@ -124,7 +124,8 @@ class Fleet:
         self.catalog = Catalog()
         self._scheduler = scheduler
         self._services = 0
-        self._offered: dict[str, set[str]] = {}
+        self._offered: dict[str, tuple[set[str], str | None]] = {}
+        """By program: the revisions that are offered now, and the newest of them."""
 
     def revision_for(self, need: Need) -> str | None:
         """The revision that a job with this need runs at now, or None while no worker here offers one.
@@ -133,12 +134,14 @@ class Fleet:
         """
         if need.revision is not None:
             return need.revision
-        offered = self._offered.get(need.program)
-        if offered is None:
-            offered = self._offered[need.program] = set()
+        found = self._offered.get(need.program)
+        if found is None:
+            offered: set[str] = set()
             for worker in self.workers.values():
                 offered |= worker.programs.get(need.program, set())
-        return need.prefer if need.prefer in offered else self.catalog.newest(need.program, offered)
+            found = self._offered[need.program] = (offered, self.catalog.newest(need.program, offered))
+        offered, newest = found
+        return need.prefer if need.prefer in offered else newest
 
     def offer(self, worker: Worker, ready: w.Ready) -> None:
         """The worker's slots, programs and profiles are these now."""
@@ -182,9 +185,9 @@ class Fleet:
         """The worker with a free slot that uses the smallest share of its lane; ties by rotation."""
         lane = queue.need.lane
         free = [worker for worker in queue.workers.values() if worker.free(lane) > 0]
-        if not free:
-            return None
-        return min(free, key=lambda worker: (worker.load(lane), worker.served))
+        if len(free) > 1:
+            return min(free, key=lambda worker: (worker.load(lane), worker.served))
+        return free[0] if free else None
 
     def took(self, worker: Worker) -> None:
         """The worker was given a job: it is last in the rotation now."""

@@ -64,7 +64,7 @@ MUTANTS = {
         "if action is Action.END_CANCELLED:\n            pass",
         MODEL,
     ),
-    "grace has no end": Mutant("broker/core/jobs.py", "self._grace_over(key)", "pass", MODEL),
+    "grace has no end": Mutant("broker/core/jobs.py", "self._grace_over(job)", "pass", MODEL),
     "another content under the same id attaches": Mutant(
         "broker/core/client_side.py",
         "if action is Action.CONFLICT:\n            raise self._refusal(action)",

@@ -312,7 +312,8 @@ class BrokerMachine(RuleBasedStateMachine):
         assert core.store.done_bytes == sum(len(job.result_body) for job in core.store.done.values())
         assert len(core.store.tombstones) <= 8
         assert len(core.store.jobs) == core.store.live + len(core.store.done)
-        assert len(core.machine.timers) <= 2 * len(core.store.jobs)
+        assert len(core.machine.timers) <= len(core.store.jobs)
+        assert len(core.machine.orphans) <= core.store.live
         for session in core.context.clients.values():
             assert all(job.client is session for job in session.jobs)
         for name, model in self.jobs.items():

@@ -1,0 +1,179 @@
+"""The connection to the broker, without the connection."""
+
+from typing import Any
+
+import msgspec
+
+from dspymq.protocol import worker_messages as w
+from dspymq.protocol.messages import Bye, Hello, Ping, Pong
+from dspymq.worker.supervisor import session as s
+from tests.unit.worker.pool_rig import WELCOME, error
+
+HELLO = Hello(name="pool")
+
+
+class Line:
+    """A session, and time."""
+
+    def __init__(self, *addresses: str, random: float = 1.0) -> None:
+        self.session = s.Session(addresses or ("tcp://a:1",), HELLO, lambda: random)
+        self.now_ms = 500_000
+        self.busy = False
+
+    def tick(self) -> list[s.Step]:
+        return self.session.tick(self.now_ms, busy=self.busy)
+
+    def until(self, kind: type) -> Any:
+        """Let time pass until such a step comes."""
+        for _ in range(1_000):
+            self.now_ms = max(self.now_ms, self.session.next_ms())
+            for step in self.tick():
+                if isinstance(step, kind):
+                    return step
+        raise AssertionError(f"no {kind.__name__}")
+
+    def receive(self, message: Any) -> list[s.Step]:
+        return self.session.received(message, self.now_ms, busy=self.busy)
+
+    def up(self) -> "Line":
+        self.until(s.Open)
+        assert self.receive(WELCOME) == [s.Up(WELCOME)]
+        return self
+
+
+def test_it_opens_and_says_hello_at_once() -> None:
+    assert Line().tick() == [s.Open("tcp://a:1", HELLO)]
+
+
+def test_an_attempt_is_judged_by_its_welcome_in_a_bounded_time() -> None:
+    line = Line()
+    line.tick()
+    line.now_ms += s.WELCOME_MS - 1
+    assert line.tick() == []
+    line.now_ms += 1
+    assert line.tick() == [s.Close()]
+
+
+def test_failover_goes_through_the_list_without_a_pause_and_pauses_after_it() -> None:
+    line = Line("tcp://a:1", "tcp://b:1", "tcp://c:1")
+    opened = []
+    for _ in range(4):
+        began_ms = line.now_ms
+        opened.append((line.until(s.Open).address, line.now_ms - began_ms))
+        line.until(s.Close)
+    assert opened == [("tcp://a:1", 0), ("tcp://b:1", 0), ("tcp://c:1", 0), ("tcp://a:1", 200)]
+
+
+def test_a_lost_broker_is_tried_first_again() -> None:
+    line = Line("tcp://a:1", "tcp://b:1")
+    line.until(s.Open)
+    line.until(s.Close)
+    assert line.until(s.Open).address == "tcp://b:1"
+    line.receive(WELCOME)
+    line.receive(Bye(reason="shutdown"))
+    assert line.until(s.Open).address == "tcp://a:1"
+
+
+def test_the_pause_is_at_most_1_s_while_leases_are_held_and_5_s_otherwise() -> None:
+    for busy, longest in ((True, 1_000), (False, 5_000)):
+        line = Line()
+        line.busy = busy
+        pauses = []
+        for _ in range(12):
+            began_ms = line.now_ms
+            line.until(s.Open)
+            pauses.append(line.now_ms - began_ms)
+            line.until(s.Close)
+        assert pauses[0] == 0
+        assert pauses[-1] == max(pauses) == longest
+
+
+def test_the_pauses_are_jittered() -> None:
+    pauses = set()
+    for random in (0.0, 0.5, 1.0):
+        line = Line(random=random)
+        line.until(s.Open)
+        line.until(s.Close)
+        began_ms = line.now_ms
+        line.until(s.Open)
+        pauses.add(line.now_ms - began_ms)
+    assert pauses == {100, 150, 200}
+
+
+def test_it_pings_when_it_has_said_nothing_and_not_otherwise() -> None:
+    line = Line().up()
+    line.now_ms += 600
+    line.session.sent(line.now_ms)
+    line.now_ms += 600
+    assert line.tick() == []
+    line.now_ms += 400
+    assert line.tick() == [s.Send(Ping())]
+
+
+def test_a_ping_is_answered_with_its_number() -> None:
+    assert Line().up().receive(Ping(n=7)) == [s.Send(Pong(n=7))]
+
+
+def test_silence_ends_the_session_and_any_message_counts() -> None:
+    line = Line().up()
+    line.now_ms += 2_999
+    line.receive(Pong())
+    line.now_ms += 2_999
+    assert not [step for step in line.tick() if isinstance(step, s.Down)]
+    line.now_ms += 1
+    assert [type(step) for step in line.tick()] == [s.Close, s.Down]
+
+
+def test_the_broker_chooses_the_times() -> None:
+    line = Line()
+    line.until(s.Open)
+    line.receive(msgspec.structs.replace(WELCOME, ping_ms=50, dead_ms=150))
+    line.now_ms += 50
+    assert line.tick() == [s.Send(Ping())]
+    assert line.session.dead_ms == 150
+
+
+def test_a_broker_that_knows_no_session_is_greeted_again_on_a_new_socket() -> None:
+    line = Line(random=0.0).up()
+    assert line.receive(error("no_session")) == [s.Close(), s.Down("no_session")]
+    assert line.tick() == [s.Open("tcp://a:1", HELLO)]
+
+
+def test_a_refused_hello_fails_the_attempt() -> None:
+    line = Line()
+    line.tick()
+    assert line.receive(error("unsupported_version")) == [s.Close()]
+    assert "unsupported_version" in line.session.last_failure
+
+
+def test_messages_are_for_the_pool_only_while_the_session_is_up() -> None:
+    line = Line()
+    line.tick()
+    assert line.receive(w.Drain(grace_ms=1)) == []
+    line.receive(WELCOME)
+    assert line.receive(w.Drain(grace_ms=1)) == [s.Deliver(w.Drain(grace_ms=1))]
+    assert line.receive(error("not_ready")) == [s.Deliver(error("not_ready"))]
+    assert line.receive(WELCOME) == []
+
+
+def test_a_broken_connection_ends_the_session_without_waiting_for_silence() -> None:
+    line = Line(random=0.0).up()
+    steps = line.session.disconnected(line.now_ms, busy=True)
+    assert steps == [s.Close(), s.Down("disconnected")]
+    assert line.tick() == [s.Open("tcp://a:1", HELLO)]
+
+
+def test_a_refused_connection_moves_on_only_where_there_is_another_address() -> None:
+    line = Line("tcp://a:1")
+    line.tick()
+    assert line.session.disconnected(line.now_ms, busy=True) == []
+    line = Line("tcp://a:1", "tcp://b:1")
+    line.tick()
+    assert line.session.disconnected(line.now_ms, busy=True) == [s.Close()]
+    assert line.tick() == [s.Open("tcp://b:1", HELLO)]
+
+
+def test_a_restart_opens_a_new_session_at_once() -> None:
+    line = Line().up()
+    assert line.session.restart(line.now_ms, "why") == [s.Close(), s.Down("why"), s.Open("tcp://a:1", HELLO)]
+    assert line.receive(WELCOME) == [s.Up(WELCOME)]

@@ -347,14 +347,14 @@ def test_an_lm_of_the_programs_own_is_counted_too() -> None:
             def forward(self, question: str) -> Any:
                 with dspy.track_usage():
                     self.inner(question=question)
-                examples = [dspy.Example(question="q").with_inputs("question")]
-                return self.inner.batch(examples, num_threads=1, disable_progress_bar=True)[0]
+                examples = [dspy.Example(question="q").with_inputs("question")] * 2
+                return self.inner.batch(examples, num_threads=2, disable_progress_bar=True)[0]
 
         engine = FakeEngine(echo)
         outcome = await runner(engine, {"p": Own()}).run(job("p", {"question": "q"}), CancelToken())
         assert engine.calls == 0
-        assert outcome.usage.calls == 2
-        assert outcome.usage.models["own/model"].input_tokens == 20
+        assert outcome.usage.calls == 3
+        assert outcome.usage.models["own/model"].input_tokens == 30
 
     run(test)
 

@@ -72,6 +72,16 @@ def test_what_the_broker_does_not_keep_is_stopped_and_forgotten() -> None:
     assert rig.resync() == []
 
 
+def test_nothing_is_sent_of_a_dropped_lease_in_later_sessions() -> None:
+    rig = Rig().running()
+    executor = rig.start_job("running", want=["chunks", "started"])
+    assert rig.resync(keep=[])
+    assert rig.resync() == []
+    assert rig.effects == []
+    rig.gone(executor)
+    assert rig.sent(w.Released) == []
+
+
 def test_a_dropped_lease_that_ignores_its_cancel_condemns_its_executor() -> None:
     rig = Rig(processes=1).running()
     executor = rig.start_job("running")
@@ -172,6 +182,16 @@ def test_a_pong_from_before_does_not_prove_it() -> None:
     rig.gone(rig.start_job("l1"))
     rig.broker(Pong(n=0))
     assert [h.lease for h in rig.resync()] == ["l1"]
+
+
+def test_a_pong_for_another_ping_does_not_prove_what_was_not_even_sent() -> None:
+    rig = Rig(processes=1).running()
+    executor = rig.start_job("l1")
+    rig.session_again()
+    rig.gone(executor)
+    rig.broker(Pong(n=0))
+    rig.broker(w.Synced(keep=["l1"]))
+    assert [r.lease for r in rig.sent(w.Released)] == ["l1"]
 
 
 def test_streams_begin_anew_after_a_session_was_lost() -> None:

@@ -122,6 +122,37 @@ def test_a_result_after_the_cancel_is_the_result() -> None:
     assert rig.kills() == []
 
 
+def test_a_repeated_cancel_does_not_give_more_time() -> None:
+    rig = Rig(processes=1).running()
+    rig.start_job("l1")
+    for _ in range(3):
+        rig.broker(w.Cancel(lease="l1", cause="cancel", grace_ms=5_000))
+        rig.wait(1_500, beating=("pool/1",))
+    assert rig.kills() == []
+    rig.wait(600, beating=("pool/1",))
+    assert rig.kills() == ["pool/1"]
+
+
+def test_an_ack_of_a_job_that_still_runs_changes_nothing() -> None:
+    rig = Rig().running()
+    executor = rig.start_job("l1")
+    rig.broker(w.Ack(leases=["l1"]))
+    assert [h.lease for h in rig.resync()] == ["l1"]
+    rig.finish(executor, "l1")
+    assert [r.lease for r in rig.sent(w.Result)] == ["l1"]
+
+
+def test_who_had_not_started_is_no_company_in_a_death() -> None:
+    rig = Rig(processes=1).running()
+    rig.start_job("l1")
+    rig.dispatch("l2")
+    rig.gone("pool/1")
+    assert [(r.lease, r.started, r.blame) for r in rig.sent(w.Released)] == [
+        ("l1", True, "self"),
+        ("l2", False, "none"),
+    ]
+
+
 def test_the_deadline_is_kept_without_a_broker_and_a_cancel_then_changes_nothing() -> None:
     rig = Rig().running()
     executor = rig.start_job("l1", timeout_ms=2_000)

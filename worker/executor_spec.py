@@ -1,0 +1,40 @@
+"""What a supervisor tells its executors at their start, through the environment. No dspy import."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from dspymq.worker.profiles import LMProfile
+
+VARIABLE: Final = "DSPYMQ_EXECUTOR_SPEC"
+"""The environment variable that carries the spec as JSON, LM keys included: it is our own child's environment."""
+
+
+class ExecutorSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation of executors.
+
+    `targets` are MODULE or MODULE:NAME; `paths` go to the front of sys.path, and `cwd` (None: unchanged) is entered,
+    before they are imported. `parent_pid` is the process that starts the fork server, or the executors themselves
+    when they are spawned: they end with it (0: not checked). `beat_ms` is the interval of `ping` on the pipe.
+    """
+
+    targets: list[str] = []
+    paths: list[str] = []
+    cwd: str | None = None
+    profiles: list[LMProfile] = []
+    concurrency: int = 16
+    beat_ms: int = 1000
+    max_body_bytes: int = 16 * 1024 * 1024
+    parent_pid: int = 0
+    log_level: str = "WARNING"
+
+    def to_json(self) -> str:
+        """The value of the variable."""
+        return msgspec.json.encode(self).decode()
+
+
+def from_environment(environ: Mapping[str, str]) -> ExecutorSpec | None:
+    """The spec in this environment, or None. Raises msgspec.ValidationError or DecodeError for a broken one."""
+    text = environ.get(VARIABLE)
+    return msgspec.json.decode(text, type=ExecutorSpec) if text else None

@@ -24,6 +24,9 @@ log = logging.getLogger("dspymq.broker")
 TICK_S: Final = 0.02
 """How often time is told to the core: deadlines are met to this and the timers' granularity."""
 
+MIN_STALL_MS: Final = 250
+"""A tick that comes this much late, or a quarter of `dead_ms` if that is more, shows that the broker stood still."""
+
 CATCH_UP: Final = 20_000
 """Messages received at most before a tick that comes late, so that peers are not judged by the broker's own stall."""
 
@@ -140,13 +143,15 @@ class Broker:
 
     async def _tell_time(self) -> None:
         dead_ms = min(self.config.client_dead_ms, self.config.worker_dead_ms)
+        stall_ms = max(MIN_STALL_MS, dead_ms // 4)
         last_ms = monotonic_ms()
         while True:
             await asyncio.sleep(TICK_S)
             late_ms = monotonic_ms() - last_ms
-            if late_ms > dead_ms // 4:
+            if late_ms > stall_ms:
                 log.warning("broker_stalled for_ms=%d", late_ms)
                 self._catch_up()
+                self._handle(ev.Stalled())
             last_ms = monotonic_ms()
             self._handle(ev.Tick())
 

@@ -46,6 +46,7 @@ class BrokerCore:
             ev.WorkerUnreachable: self._worker_unreachable,
             ev.SlowConsumer: self._slow_consumer,
             ev.RoundOver: self._round_over,
+            ev.Stalled: self._stalled,
             ev.Tick: self._tick,
             ev.Shutdown: self._shutdown,
         }
@@ -96,6 +97,15 @@ class BrokerCore:
         self.machine.tick()
         self._judge_silence()
         self.workers.lose_absent()
+
+    def _stalled(self, _: ev.Stalled) -> None:
+        # What peers said meanwhile may still be on its way through ZeroMQ, and those that missed us are reconnecting.
+        now_ms = self.context.now_ms
+        for client in self.context.clients.values():
+            client.heard_ms = now_ms
+        for session in self.context.workers.values():
+            session.heard_ms = now_ms
+        self.workers.forgive_absence()
 
     def _judge_silence(self) -> None:
         """Lose who was silent for dead_ms; ping whom we have told nothing for ping_ms."""

@@ -69,8 +69,12 @@ class RoundOver(NamedTuple):
     """A bounded round of receives ended: what was gathered for batching goes out."""
 
 
+class Stalled(NamedTuple):
+    """The broker itself stood still (suspend, SIGSTOP) and has drained its sockets since: silence proves nothing."""
+
+
 class Tick(NamedTuple):
-    """Time passed; after a stall of its own the shell drains its sockets before it says so."""
+    """Time passed; after a stall of its own the shell says Stalled before."""
 
 
 class Shutdown(NamedTuple):
@@ -86,6 +90,7 @@ Event = (
     | WorkerUnreachable
     | SlowConsumer
     | RoundOver
+    | Stalled
     | Tick
     | Shutdown
 )

@@ -94,6 +94,12 @@ class WorkerSide:
         if worker is not None and worker.session is None:
             self._lose(worker)
 
+    def forgive_absence(self) -> None:
+        """Workers that could not come back while the broker stood still have `dead_ms` from now on."""
+        for worker in self._fleet.workers.values():
+            if worker.session is None:
+                worker.lost_at_ms = self._context.now_ms + self._context.settings.worker_dead_ms
+
     def lose_absent(self) -> None:
         """Lose the workers that have not come back in time."""
         for worker in list(self._fleet.workers.values()):

@@ -1,0 +1,262 @@
+"""Compares SPEC.md with the broker's core: the state table, reasons, limits, methods, features, digest, programs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Final, get_args
+
+import msgspec
+
+from dspymq.broker.config import BrokerConfig
+from dspymq.broker.core import BrokerCore, CoreSettings, client_side, requests, worker_side
+from dspymq.broker.core import events as ev
+from dspymq.broker.core.effects import ToClient
+from dspymq.broker.core.store import digest_of
+from dspymq.broker.core.table import TABLE, Action, State
+from dspymq.broker.endpoint import MAX_OUTBOX_BYTES
+from dspymq.protocol import body as bodies
+from dspymq.protocol import client_messages as c
+from dspymq.protocol import limits as lim
+from dspymq.protocol import worker_messages as w
+from dspymq.protocol.errors import REASONS, Code
+from dspymq.protocol.ids import MAX_ID_CHARS, lease_id
+from dspymq.protocol.messages import Hello, Name, Reply, Request, Text
+from dspymq.transport import dealer, router
+from dspymq.worker.executor import signature_text
+from dspymq.worker.supervisor.pool import FEATURES as WORKER_FEATURES
+from tests.conformance import spec_session
+from tests.conformance.spec_text import Spec, word, words
+
+NOT_ON_THE_WIRE: Final = {"programs_failed", "threads_started"}
+"""Reasons between a pool's own processes: a broker never sees them, and SPEC.md does not have them."""
+
+WELCOME_SETTINGS: Final = {"adopt_ms", "orphan_ms", "retain_ms", "client_ping_ms", "worker_ping_ms"}
+
+
+def check_states(spec: Spec) -> list[str]:
+    """The state x event table against TABLE."""
+    states = [state.value for state in State]
+    rows = {row["event"]: row for row in spec.table(r"^### 5\.4 ")}
+    problems = _same("events", set(rows), {event.value for event in TABLE})
+    if rows and list(next(iter(rows.values())))[1:] != states:
+        problems.append(f"the columns are {list(next(iter(rows.values())))[1:]}, the states {states}")
+    for event, actions in TABLE.items():
+        for state, action in actions.items():
+            found = rows.get(event.value, {}).get(state.value)
+            if found != _shown(action):
+                problems.append(f"{event.value!r} in {state.value}: SPEC.md says {found!r}, TABLE {_shown(action)!r}")
+    return problems
+
+
+def check_actions(spec: Spec) -> list[str]:
+    """Every action is explained once, and none that does not exist; so is every state."""
+    explained = [row["action"] for row in spec.table(r"^### 5\.4 ", 1)]
+    problems = _same("actions", set(explained), {_shown(action) for action in Action})
+    problems += [f"{action!r} is explained twice" for action in set(explained) if explained.count(action) > 1]
+    named = [row["state"] for row in spec.table(r"^### 5\.3 ")]
+    return problems + _same("states", set(named), {state.value for state in State})
+
+
+def check_reasons(spec: Spec) -> list[str]:
+    """The registry against REASONS, and the list of codes."""
+    rows = {word(row["reason"]): row for row in spec.table(r"^### 12\.3 ")}
+    known = {name: reason for name, reason in REASONS.items() if name not in NOT_ON_THE_WIRE}
+    problems = _same("reasons", set(rows), set(known))
+    for name, reason in known.items():
+        row = rows.get(name)
+        expected = (str(reason.code), "yes" if reason.retryable else "no")
+        if row is not None and (row["code"], row["retryable"]) != expected:
+            problems.append(f"`{name}`: SPEC.md says {row['code']}, {row['retryable']}; the code {', '.join(expected)}")
+    codes = [name for name in words(spec.part("12.2 ")) if name.isupper()]
+    return problems + _same("codes", set(codes), {code.value for code in Code})
+
+
+def check_limits(spec: Spec) -> list[str]:
+    """Section 13 against the limits, the settings and the constants; and the default addresses."""
+    problems = _numbers("limit", spec.table(r"^## 13 "), msgspec.structs.asdict(lim.Limits()))
+    settings = {k: v for k, v in msgspec.structs.asdict(CoreSettings()).items() if k != "limits"}
+    rows = spec.table(r"^## 13 ", 1)
+    problems += _numbers("setting", rows, settings)
+    first = {word(row["setting"]) for row in rows[: len(WELCOME_SETTINGS)]}
+    problems += _same("the first five settings", first, WELCOME_SETTINGS)
+    fixed = {
+        "depth of a header": lim.MAX_HEADER_DEPTH,
+        "characters of an id": MAX_ID_CHARS,
+        "characters of a name": _meta(Name).max_length,
+        "characters of a text": _meta(Text).max_length,
+        "greatest integer of a field": _meta(lim.Count).le,
+        "ids in an `ack`": lim.MAX_ACKS,
+        "entries of `held` in a `ready`": lim.MAX_HELD,
+        "body of a `request`": requests.MAX_PARAMS_BYTES,
+        "body of a `ready`": worker_side.MAX_DESCRIPTION_BYTES,
+        "frame (hard)": lim.HARD_FRAME_BYTES,
+        "chunks and progress that wait for one client, bytes": MAX_OUTBOX_BYTES,
+    }
+    said = {row["limit"]: row["value"] for row in spec.table(r"^## 13 ", 2)}
+    problems += _same("fixed limits", set(said), set(fixed))
+    problems += [f"{name}: SPEC.md {said[name]}, code {n}" for name, n in fixed.items() if said.get(name) != str(n)]
+    config = BrokerConfig()
+    for address in (config.clients, config.workers):
+        if f"`{address}`" not in spec.part("3.1 "):
+            problems.append(f"section 3.1 does not name the default address {address}")
+    return problems
+
+
+def check_sockets(spec: Spec) -> list[str]:
+    """The socket options against what the sockets of both sides are given."""
+    import zmq
+
+    problems = []
+    for column, make, kind in (("broker (ROUTER)", router, "ROUTER"), ("client, worker (DEALER)", dealer, "DEALER")):
+        recorder = _Recorder()
+        make(recorder)
+        if recorder.kind != getattr(zmq, kind):
+            problems.append(f"{column} is not made as a {kind}")
+        said = {word(row["option"]): row[column] for row in spec.table(r"^### 3\.1 ")}
+        given = {"HEARTBEAT_IVL": "0"} | {zmq.SocketOption(k).name: str(v) for k, v in recorder.options.items()}
+        for option in sorted(given.keys() | said.keys()):
+            found, expected = said.get(option, "nothing"), given.get(option, "—")
+            if found != expected:
+                problems.append(f"{column}: {option}: SPEC.md says {found}, the code sets {expected}")
+    return problems
+
+
+def check_features(spec: Spec) -> list[str]:
+    """The features that each side says."""
+    rows = {row["said by"]: set(words(row["feature"])) for row in spec.table(r"^\| feature \|")}
+    problems = _same("features to clients", rows.get("broker, to clients", set()), set(client_side.FEATURES))
+    problems += _same("features to workers", rows.get("broker, to workers", set()), set(worker_side.FEATURES))
+    of_workers = {word(row["feature"]) for row in spec.table(r"^\| feature \|") if row["said by"] == "worker"}
+    problems += [f"a worker says {name!r}, SPEC.md does not" for name in WORKER_FEATURES if name not in of_workers]
+    return problems
+
+
+def check_methods(spec: Spec) -> list[str]:
+    """The methods, who may call them, and the keys of what they really answer."""
+    said = {word(row["method"]): row for row in spec.table(r"^### 10\.2 ")}
+    asked = _Asked()
+    problems = _same("methods", set(said), set(asked.methods))
+    for name, row in said.items():
+        worker = "yes" if name in requests.WORKER_METHODS else "no"
+        if (row["client"], row["worker"]) != ("yes", worker):
+            problems.append(f"`{name}`: SPEC.md says client {row['client']}, worker {row['worker']}; not {worker}")
+    results = {
+        "programs.list": asked.ask("programs.list")["programs"][0],
+        "programs.get": asked.ask("programs.get", name="qa"),
+        "workers.list": asked.ask("workers.list")["workers"][0],
+        "stats.get": asked.ask("stats.get"),
+    }
+    for name, result in results.items():
+        rows = {word(row["key"]): row for row in spec.table(rf"^#### `{re.escape(name)}`$")}
+        described = {"description", "inputs", "outputs"} if name == "programs.get" else set()
+        problems += _same(f"keys of {name}", set(rows), set(result) - described)
+    stats = {word(row["key"]): set(words(row["meaning"])) for row in spec.table(r"^#### `stats\.get`$")}
+    problems += _same("stats.jobs", stats.get("jobs", set()), set(results["stats.get"]["jobs"]))
+    problems += _same("stats.queues", stats.get("queues", set()), set(results["stats.get"]["queues"][0]))
+    return problems + _same("stats.slots", stats.get("slots", set()), set(results["stats.get"]["slots"]["default"]))
+
+
+def check_digest(spec: Spec) -> list[str]:
+    """The worked digest, and the worked ids."""
+    block = next(block for block in spec.blocks("text") if "\ndigest " in block)
+    octets, _, digest = block.partition("\ndigest ")
+    material = bytes.fromhex(octets)
+    submit = c.Submit(job=spec_session.JOB, program="qa", timeout_ms=30_000)
+    right = digest_of(submit, bodies.encode(inputs={"question": "2+2?"})).hex()
+    problems = []
+    if hashlib.sha256(material).hexdigest()[:32] != right:
+        problems.append("the octets of section 5.2 do not give the broker's digest")
+    if digest.strip() != right:
+        problems.append(f"section 5.2 says the digest {digest.strip()}, the broker {right}")
+    for text in (f"`{lease_id(spec_session.EPOCH, 1)}`", f"`{spec_session.JOB}`"):
+        if text not in spec.text:
+            problems.append(f"SPEC.md does not show {text}")
+    return problems
+
+
+def check_inline(spec: Spec) -> list[str]:
+    """The types, reserved names and limits of inline signatures."""
+    part = spec.part("11.7 ")
+    grammar = re.search(r"^simple .*?(?=^value)", part, re.MULTILINE | re.DOTALL)
+    said = set(re.findall(r'"([\w.]+)"', grammar[0])) if grammar else set()
+    dated = {name for name in said if name in ("date", "datetime", "time", "timedelta")}
+    said = (said - {"datetime."}) | {f"datetime.{name}" for name in dated}
+    problems = _same("simple types", said, set(signature_text._SIMPLE))
+    generic = set(re.findall(r'"(\w+)\[', part))
+    problems += _same("types with [...]", generic, set(signature_text._GENERIC))
+    reserved = signature_text.RESERVED_INPUTS | signature_text.RESERVED_FIELDS
+    problems += [f"the reserved name `{name}` is not there" for name in sorted(reserved) if f"`{name}`" not in part]
+    problems += [f"the form `{name}` is not there" for name in signature_text._ALIASES if f"`{name}`" not in part]
+    for number, what in (
+        (f"{signature_text.MAX_CHARS:,} characters", "signature"),
+        (f"at most {signature_text.MAX_FIELDS} in all", "fields"),
+        (f"at most {signature_text.MAX_DEPTH} deep", "depth"),
+        (f"at most {signature_text.MAX_LITERALS} values", "literals"),
+    ):
+        if number not in part:
+            problems.append(f"section 11.7 does not say {number!r} of {what}")
+    return problems
+
+
+class _Recorder:
+    """Stands for a context and its socket, and notes the options."""
+
+    def __init__(self) -> None:
+        self.kind: Any = None
+        self.options: dict[int, int] = {}
+
+    def socket(self, kind: Any) -> _Recorder:
+        self.kind = kind
+        return self
+
+    def setsockopt(self, option: int, value: int) -> None:
+        self.options[option] = value
+
+
+class _Asked:
+    """A core with one worker and one job that waits, and what it answers."""
+
+    def __init__(self) -> None:
+        self._core = BrokerCore(CoreSettings(), spec_session.EPOCH)
+        self._tell(ev.WorkerMessage(b"w", Hello(name="pool"), b""))
+        offers = [w.Offer(name="qa", revision="r1")]
+        self._tell(ev.WorkerMessage(b"w", w.Ready(worker="w1", slots={"default": 0}, programs=offers, held=[]), b""))
+        self._tell(ev.ClientMessage(b"c", Hello(name="demo"), b""))
+        self._tell(ev.ClientMessage(b"c", c.Submit(job="j", program="qa", timeout_ms=1_000), b""))
+        self.methods = self._error("nope").details["methods"]
+
+    def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        message, body = self._tell(ev.ClientMessage(b"c", Request(rid="1", method=method), bodies.encode(params=params)))
+        assert isinstance(message, Reply), message
+        return bodies.part(body, "result")
+
+    def _error(self, method: str) -> Any:
+        return self._tell(ev.ClientMessage(b"c", Request(rid="1", method=method), b""))[0]
+
+    def _tell(self, event: ev.Event) -> tuple[Any, bytes]:
+        effects = [effect for effect in self._core.handle(event, 1_000) if isinstance(effect, ToClient)]
+        return (effects[-1].message, effects[-1].body) if effects else (None, b"")
+
+
+def _shown(action: Action) -> str:
+    return action.value.replace("_", " ")
+
+
+def _meta(kind: Any) -> msgspec.Meta:
+    return next(each for each in get_args(kind) if isinstance(each, msgspec.Meta))
+
+
+def _numbers(column: str, rows: list[dict[str, str]], values: dict[str, int]) -> list[str]:
+    said = {word(row[column]): row["default"] for row in rows}
+    problems = _same(f"{column}s", set(said), set(values))
+    return problems + [
+        f"`{name}`: SPEC.md says {said[name]}, the code {value}"
+        for name, value in values.items()
+        if name in said and said[name] != str(value)
+    ]
+
+
+def _same(what: str, said: set[str], real: set[str]) -> list[str]:
+    problems = [f"{what}: SPEC.md has {name!r}, the code does not" for name in sorted(said - real)]
+    return problems + [f"{what}: the code has {name!r}, SPEC.md does not" for name in sorted(real - said)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from dspymq.broker.core.adoption import Adoption
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.events import ClientPeer, OneShot
 from dspymq.broker.core.job import Job
@@ -38,6 +39,7 @@ class ClientSide:
         scheduler: Scheduler,
         fleet: Fleet,
         machine: JobMachine,
+        adoption: Adoption,
         requests: Requests,
     ) -> None:
         self._context = context
@@ -46,6 +48,7 @@ class ClientSide:
         self._scheduler = scheduler
         self._fleet = fleet
         self._machine = machine
+        self._adoption = adoption
         self._requests = requests
         self._handlers: dict[type[Header], Callable[[ClientSession, Any, bytes], None]] = {
             Hello: self._hello_again,
@@ -174,6 +177,8 @@ class ClientSide:
         if action is Action.CONFLICT:
             raise self._refusal(action)
         self._take_over(job, session)
+        if not job.inputs_known:
+            self._adoption.claim(job, session, submit, body)
         if action is Action.ATTACH:
             self._machine.attach(job, session, submit)
             self._accept(session, job, want=submit.want, duplicate=True)
@@ -185,13 +190,18 @@ class ClientSide:
         self._check_bounds(session, submit, body)
         need = need_of(submit)
         missing = self._missing(need)
-        if missing == ["program"]:
+        # Sent to another broker before: a worker may still hold it, so nothing is judged by who is here now.
+        elsewhere = submit.known_epoch is not None and submit.known_epoch != self._context.epoch
+        if missing == ["program"] and not elsewhere:
             self._check_known(submit.program)
-        if missing and submit.fail_fast:
+        if missing and submit.fail_fast and not elsewhere:
             raise ProtocolError("no_worker", f"no worker can run this now: missing {', '.join(missing)}")
         job = self._machine.create(session, submit, body, digest)
         self._accept(session, job, want=submit.want, duplicate=False, missing=missing)
-        self._machine.queue(job, need)
+        if elsewhere:
+            self._adoption.park(job)
+        else:
+            self._machine.queue(job, need)
 
     def _missing(self, need: Need) -> list[str]:
         queue = self._scheduler.needs.get(need)
@@ -287,6 +297,8 @@ class ClientSide:
             return job
         if key in self._store.tombstones:
             raise self._refusal(Action.REFUSE_GONE)
+        if self._context.now_ms - (self._context.started_ms or 0) < self._context.settings.adopt_ms:
+            raise ProtocolError("adopting", "the broker has just started and still waits for its workers")
         raise self._refusal(Action.NOT_FOUND)
 
     def _cancel(self, session: ClientSession, message: c.Cancel, _: bytes) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dspymq.broker.core import events as ev
+from dspymq.broker.core.adoption import Adoption
 from dspymq.broker.core.client_side import ClientSide
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.effects import Effect
@@ -35,8 +36,11 @@ class BrokerCore:
         self.fleet = Fleet(self.scheduler)
         self.machine = JobMachine(self.context, self.store, self.scheduler, self.fleet)
         requests = Requests(self.context, self.store, self.scheduler, self.fleet)
-        self.clients = ClientSide(self.context, self.store, self.scheduler, self.fleet, self.machine, requests)
-        self.workers = WorkerSide(self.context, self.fleet, self.machine, requests)
+        self.adoption = Adoption(self.context, self.store, self.scheduler, self.fleet, self.machine)
+        self.clients = ClientSide(
+            self.context, self.store, self.scheduler, self.fleet, self.machine, self.adoption, requests
+        )
+        self.workers = WorkerSide(self.context, self.fleet, self.machine, self.adoption, requests)
         self._handlers: dict[type[ev.Event], Callable[[Any], None]] = {
             ev.ClientMessage: self._client_message,
             ev.WorkerMessage: self._worker_message,
@@ -94,6 +98,7 @@ class BrokerCore:
 
     def _tick(self, _: ev.Tick) -> None:
         self.machine.tick()
+        self.adoption.tick()
         self._judge_silence()
         self.workers.lose_absent()
 

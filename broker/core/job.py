@@ -32,6 +32,7 @@ CANCELLED = End(Code.CANCELLED, "cancelled", "cancelled by its client")
 CLIENT_GONE = End(Code.CANCELLED, "client_gone", "its client went away and on_disconnect was `cancel`")
 EXPIRED = End(Code.DEADLINE_EXCEEDED, "deadline", "timeout_ms passed")
 WORKER_LOST = End(Code.UNAVAILABLE, "worker_lost", "workers were lost and the attempts are used up")
+NO_WORKER = End(Code.UNAVAILABLE, "no_worker", "no worker can run this now, and fail_fast was asked for")
 POISON = End(Code.ABORTED, "poison", "this job ended two processes that ran it alone")
 
 
@@ -67,6 +68,7 @@ class Job:
         "digest",
         "end",
         "flow",
+        "inputs_known",
         "isolate",
         "key",
         "lease",
@@ -99,6 +101,8 @@ class Job:
         self.refunds = 0
         self.convictions = 0
         self.isolate = False
+        self.inputs_known = True
+        """False while the job is known only from a worker that holds it, until a submit brings its inputs."""
         self.lease: Lease | None = None
         self.client: ClientSession | None = None
         self.end: End | None = None

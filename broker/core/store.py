@@ -61,6 +61,11 @@ class JobStore:
         while len(self.tombstones) > self._max_tombstones:
             self.tombstones.popitem(last=False)
 
+    def vanish(self, job: Job) -> None:
+        """A live job that no client of this broker asked for is gone without a trace."""
+        del self.jobs[job.key]
+        self.live -= 1
+
     def over_budget(self) -> Iterator[Job]:
         """Finished jobs to forget, oldest first, until what is kept fits into its budget."""
         while self.done_bytes > self._retain_bytes and self.done:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from dspymq.broker.core.adoption import Adoption
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.job import Lease
 from dspymq.broker.core.jobs import JobMachine
@@ -31,10 +32,13 @@ MAX_DESCRIPTION_BYTES = 1024 * 1024
 class WorkerSide:
     """The handlers of the workers' endpoint."""
 
-    def __init__(self, context: Context, fleet: Fleet, machine: JobMachine, requests: Requests) -> None:
+    def __init__(
+        self, context: Context, fleet: Fleet, machine: JobMachine, adoption: Adoption, requests: Requests
+    ) -> None:
         self._context = context
         self._fleet = fleet
         self._machine = machine
+        self._adoption = adoption
         self._requests = requests
         self._to_ack: dict[bytes, WorkerSession] = {}
         self._handlers: dict[type[Header], Callable[[WorkerSession, Any, bytes], None]] = {
@@ -209,14 +213,21 @@ class WorkerSide:
         return worker
 
     def _sync(self, worker: Worker, session: WorkerSession, message: w.Ready) -> None:
-        """Answer a page of held leases: those that are still current go on, the others are dropped."""
+        """Answer a page of held leases: those that are current, or adopted now, go on; the others are dropped."""
         keep = []
+        adopted = []
         for held in message.held or []:
             lease = worker.leases.get(held.lease)
+            if lease is None and held.lease not in worker.reported:
+                lease = self._adoption.adopt(worker, held)
+                if lease is not None:
+                    adopted.append(lease)
             if lease is not None and lease.current:
                 keep.append(held.lease)
         worker.reported.update(keep)
         self._context.to_worker(session, w.Synced(keep=keep))
+        for lease in adopted:
+            self._machine.show(lease)
         if message.more:
             return
         worker.synced = True

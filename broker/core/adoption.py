@@ -121,6 +121,7 @@ class Adoption:
         job.state = State.RUNNING
         worker.add(lease)
         self._scheduler.took_slot(job.flow)
+        self._context.emit("job.adopted", job=job.job_id, attempt=job.attempt, worker=worker.name)
         return lease
 
 

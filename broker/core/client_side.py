@@ -9,6 +9,7 @@ import msgspec
 
 from dspymq.broker.core.adoption import Adoption
 from dspymq.broker.core.context import Context
+from dspymq.broker.core.event_hub import EventHub
 from dspymq.broker.core.events import ClientPeer, OneShot
 from dspymq.broker.core.job import Job
 from dspymq.broker.core.jobs import JobMachine, need_of
@@ -41,6 +42,7 @@ class ClientSide:
         machine: JobMachine,
         adoption: Adoption,
         requests: Requests,
+        hub: EventHub,
     ) -> None:
         self._context = context
         self._limits = context.settings.limits
@@ -50,6 +52,7 @@ class ClientSide:
         self._machine = machine
         self._adoption = adoption
         self._requests = requests
+        self._hub = hub
         self._handlers: dict[type[Header], Callable[[ClientSession, Any, bytes], None]] = {
             Hello: self._hello_again,
             Ping: self._ping,
@@ -86,6 +89,8 @@ class ClientSide:
         for job in list(session.jobs):
             self._machine.owner_gone(job, at_once=at_once)
         session.jobs.clear()
+        self._hub.session_over(session)
+        self._context.emit("client.left", name=session.name, session=session.session)
 
     def say_bye(self, session: ClientSession, reason: str) -> None:
         """End the session from here; its jobs stay attachable."""
@@ -133,6 +138,7 @@ class ClientSide:
         session = ClientSession(peer, self._context.new_session(), message.name, message.features, self._context.now_ms)
         self._context.clients[peer] = session
         self._welcome(session)
+        self._context.emit("client.joined", name=session.name, session=session.session, lang=message.lang)
 
     def _hello_again(self, session: ClientSession, _: Hello, __: bytes) -> None:
         self._welcome(session)
@@ -338,7 +344,7 @@ class ClientSide:
             self._context.to_worker(lease.worker.session, answer, body)
 
     def _request(self, session: ClientSession, message: Request, body: bytes) -> None:
-        reply, reply_body = self._requests.answer(message, body, role="client")
+        reply, reply_body = self._requests.answer(message, body, session)
         self._context.to_client(session, reply, reply_body)
 
 

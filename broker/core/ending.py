@@ -75,7 +75,6 @@ class Ending:
 
     def _done(self, job: Job, result: c.Result, body: bytes) -> None:
         job.state = State.DONE
-        job.body = b""
         job.result = result
         job.result_body = body
         job.end = None
@@ -86,5 +85,8 @@ class Ending:
         self.timers.set(job, self._context.now_ms + self._context.settings.retain_ms)
         self._store.settle(job)
         self.send_result(job)
+        self._context.emit(
+            "job.done", job=job.job_id, attempt=job.attempt, code=result.code, reason=result.reason, flow=job.flow.name
+        )
         for old in self._store.over_budget():
             self.forget(old)

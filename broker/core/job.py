@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dspymq.broker.core.table import State
 from dspymq.protocol import client_messages as c
 from dspymq.protocol.errors import Code
+from dspymq.protocol.messages import Usage
 
 if TYPE_CHECKING:
     from dspymq.broker.core.scheduler import Flow, NeedQueue
@@ -64,6 +65,7 @@ class Job:
         "charged",
         "client",
         "convictions",
+        "created_ms",
         "deadline_ms",
         "digest",
         "end",
@@ -71,6 +73,7 @@ class Job:
         "inputs_known",
         "isolate",
         "key",
+        "late_usage",
         "lease",
         "queue",
         "queued_ms",
@@ -94,6 +97,7 @@ class Job:
         self.seq = seq
         self.state = State.QUEUED
         self.deadline_ms = now_ms + submit.timeout_ms
+        self.created_ms = now_ms
         self.queued_since_ms = now_ms
         self.queued_ms = 0
         self.attempt = 0
@@ -108,6 +112,8 @@ class Job:
         self.end: End | None = None
         """Set when the job is being stopped: what its result will say."""
         self.queue: NeedQueue | None = None
+        self.late_usage: Usage | None = None
+        """What a fenced attempt said it had used, after the job had ended or gone on elsewhere."""
         self.result: c.Result | None = None
         self.result_body = b""
 

@@ -56,6 +56,7 @@ class JobMachine:
         self.timers.set(job, job.deadline_ms)
         self._attach_to(job, session)
         self._context.counts["submitted"] += 1
+        self._context.emit("job.submitted", job=submit.job, program=submit.program, flow=flow.name)
         return job
 
     def queue(self, job: Job, need: Need, *, at_head: bool = False) -> None:
@@ -108,6 +109,12 @@ class JobMachine:
         if lease.worker.session is not None:
             again = w.Attach(lease=lease.lease, want=submit.want, window=submit.window)
             self._context.to_worker(lease.worker.session, again)
+
+    def detach(self, job: Job) -> None:
+        """The job is nobody's: who wants its result attaches to it."""
+        if job.client is not None:
+            job.client.jobs.pop(job, None)
+            job.client = None
 
     def started(self, lease: Lease) -> None:
         """STARTED: the attempt runs."""
@@ -295,6 +302,9 @@ class JobMachine:
             trace=submit.trace,
         )
         self._context.to_worker(session, dispatch, job.body)
+        self._context.emit(
+            "job.dispatched", job=job.job_id, attempt=job.attempt, worker=worker.name, program=submit.program
+        )
 
     def _settle_lease(self, lease: Lease) -> None:
         lease.job.lease = None
@@ -333,6 +343,7 @@ class JobMachine:
             self.end(job, ends.WORKER_LOST)
         else:
             self._context.counts["requeued"] += 1
+            self._context.emit("job.requeued", job=job.job_id, attempt=job.attempt, worker=lease.worker.name)
             self.queue(job, need_of(job.submit)._replace(prefer=lease.revision or None), at_head=True)
 
     def _vanishes(self, job: Job) -> bool:

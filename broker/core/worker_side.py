@@ -89,6 +89,7 @@ class WorkerSide:
         worker = session.worker
         self._end_session(session)
         if worker is not None and worker.session is None:
+            self._context.emit("worker.away", worker=worker.name)
             worker.lost_at_ms = session.heard_ms + self._context.settings.worker_dead_ms
 
     def lost(self, session: WorkerSession) -> None:
@@ -173,6 +174,7 @@ class WorkerSide:
         leases = list(worker.leases.values())
         self._fleet.remove(worker)
         self._context.counts["workers_lost"] += 1
+        self._context.emit("worker.lost", worker=worker.name, leases=len(leases))
         for lease in leases:
             if lease.current:
                 self._machine.worker_lost(lease)
@@ -195,6 +197,8 @@ class WorkerSide:
         if syncs:
             worker.synced = False
         self._fleet.offer(worker, message)
+        if first:
+            self._context.emit("worker.ready", worker=worker.name, slots=worker.slots)
         if syncs:
             self._sync(worker, session, message)
         self._machine.fill(worker)
@@ -319,6 +323,7 @@ class WorkerSide:
             self._machine.result(lease, message, body)
         else:
             self._context.counts["late_results"] += 1
+            lease.job.late_usage = message.usage
             self._machine.settle_fenced(lease)
 
     def _released(self, session: WorkerSession, message: w.Released, _: bytes) -> None:
@@ -331,5 +336,5 @@ class WorkerSide:
             self._machine.settle_fenced(lease)
 
     def _request(self, session: WorkerSession, message: Request, body: bytes) -> None:
-        reply, reply_body = self._requests.answer(message, body, role="worker")
+        reply, reply_body = self._requests.answer(message, body, session)
         self._context.to_worker(session, reply, reply_body)

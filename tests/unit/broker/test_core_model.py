@@ -349,7 +349,7 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         core = self.h.core
         assert core.store.done_bytes <= 400
-        assert core.store.done_bytes == sum(len(job.result_body) for job in core.store.done.values())
+        assert core.store.done_bytes == sum(len(job.result_body) + len(job.body) for job in core.store.done.values())
         assert len(core.store.tombstones) <= 8
         assert len(core.store.jobs) == core.store.live + len(core.store.done)
         assert len(core.machine.timers) <= len(core.store.jobs)

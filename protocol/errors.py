@@ -72,6 +72,8 @@ REASONS: Final[dict[str, Reason]] = {
     # Requests
     "unknown_method": Reason(Code.UNIMPLEMENTED, False, "no such method; details.methods"),
     "not_allowed": Reason(Code.PERMISSION_DENIED, False, "this role may not call the method"),
+    "unknown_worker": Reason(Code.NOT_FOUND, False, "no worker of this name is known; details.workers"),
+    "not_finished": Reason(Code.FAILED_PRECONDITION, False, "the job has not ended yet"),
     "invalid_params": Reason(Code.INVALID_ARGUMENT, False, "the params of a request are wrong"),
     # What a worker finds wrong with a job
     "invalid_body": Reason(Code.INVALID_ARGUMENT, False, "the body is not the msgpack map that its message needs"),

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from dspymq.broker.core.adoption import Adoption
 from dspymq.broker.core.context import Context
+from dspymq.broker.core.event_hub import EventHub
 from dspymq.broker.core.events import ClientPeer, OneShot
 from dspymq.broker.core.job import Job
 from dspymq.broker.core.jobs import JobMachine, need_of
@@ -38,7 +40,9 @@ class ClientSide:
         scheduler: Scheduler,
         fleet: Fleet,
         machine: JobMachine,
+        adoption: Adoption,
         requests: Requests,
+        hub: EventHub,
     ) -> None:
         self._context = context
         self._limits = context.settings.limits
@@ -46,7 +50,9 @@ class ClientSide:
         self._scheduler = scheduler
         self._fleet = fleet
         self._machine = machine
+        self._adoption = adoption
         self._requests = requests
+        self._hub = hub
         self._handlers: dict[type[Header], Callable[[ClientSession, Any, bytes], None]] = {
             Hello: self._hello_again,
             Ping: self._ping,
@@ -83,6 +89,8 @@ class ClientSide:
         for job in list(session.jobs):
             self._machine.owner_gone(job, at_once=at_once)
         session.jobs.clear()
+        self._hub.session_over(session)
+        self._context.emit("client.left", name=session.name, session=session.session)
 
     def say_bye(self, session: ClientSession, reason: str) -> None:
         """End the session from here; its jobs stay attachable."""
@@ -130,6 +138,7 @@ class ClientSide:
         session = ClientSession(peer, self._context.new_session(), message.name, message.features, self._context.now_ms)
         self._context.clients[peer] = session
         self._welcome(session)
+        self._context.emit("client.joined", name=session.name, session=session.session, lang=message.lang)
 
     def _hello_again(self, session: ClientSession, _: Hello, __: bytes) -> None:
         self._welcome(session)
@@ -174,6 +183,8 @@ class ClientSide:
         if action is Action.CONFLICT:
             raise self._refusal(action)
         self._take_over(job, session)
+        if not job.inputs_known:
+            self._adoption.claim(job, session, submit, body)
         if action is Action.ATTACH:
             self._machine.attach(job, session, submit)
             self._accept(session, job, want=submit.want, duplicate=True)
@@ -185,13 +196,18 @@ class ClientSide:
         self._check_bounds(session, submit, body)
         need = need_of(submit)
         missing = self._missing(need)
-        if missing == ["program"]:
+        # Sent to another broker before: a worker may still hold it, so nothing is judged by who is here now.
+        elsewhere = submit.known_epoch is not None and submit.known_epoch != self._context.epoch
+        if missing == ["program"] and not elsewhere:
             self._check_known(submit.program)
-        if missing and submit.fail_fast:
+        if missing and submit.fail_fast and not elsewhere:
             raise ProtocolError("no_worker", f"no worker can run this now: missing {', '.join(missing)}")
         job = self._machine.create(session, submit, body, digest)
         self._accept(session, job, want=submit.want, duplicate=False, missing=missing)
-        self._machine.queue(job, need)
+        if elsewhere:
+            self._adoption.park(job)
+        else:
+            self._machine.queue(job, need)
 
     def _missing(self, need: Need) -> list[str]:
         queue = self._scheduler.needs.get(need)
@@ -287,6 +303,8 @@ class ClientSide:
             return job
         if key in self._store.tombstones:
             raise self._refusal(Action.REFUSE_GONE)
+        if self._context.now_ms - (self._context.started_ms or 0) < self._context.settings.adopt_ms:
+            raise ProtocolError("adopting", "the broker has just started and still waits for its workers")
         raise self._refusal(Action.NOT_FOUND)
 
     def _cancel(self, session: ClientSession, message: c.Cancel, _: bytes) -> None:
@@ -326,7 +344,7 @@ class ClientSide:
             self._context.to_worker(lease.worker.session, answer, body)
 
     def _request(self, session: ClientSession, message: Request, body: bytes) -> None:
-        reply, reply_body = self._requests.answer(message, body, role="client")
+        reply, reply_body = self._requests.answer(message, body, session)
         self._context.to_client(session, reply, reply_body)
 
 

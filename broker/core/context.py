@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 from dspymq.broker.core.effects import DropClient, DropWorker, Effect, ToClient, ToWorker
 from dspymq.broker.core.events import ClientPeer
@@ -24,13 +26,31 @@ class Context:
         self.clients: dict[ClientPeer, ClientSession] = {}
         self.workers: dict[bytes, WorkerSession] = {}
         self.counts: Counter[str] = Counter()
+        self.has_listeners = False
+        self.on_event: Callable[[str, dict[str, Any]], None] = lambda kind, details: None
         self._leases = 0
+        self._retries = 0
         self._sessions = 0
 
     def new_lease(self) -> str:
         """The next lease of this epoch."""
         self._leases += 1
         return lease_id(self.epoch, self._leases)
+
+    def new_job_id(self) -> str:
+        """An id for a job that the broker makes itself, on request."""
+        self._retries += 1
+        return f"{self.epoch}-r{self._retries}"
+
+    def unix_ms(self) -> int:
+        """Unix time, counted on from the epoch's (a UUIDv7 begins with the time it was made)."""
+        began_ms = int(self.epoch[:13].replace("-", ""), 16)
+        return began_ms + self.now_ms - (self.started_ms or self.now_ms)
+
+    def emit(self, kind: str, **details: Any) -> None:
+        """Something happened that a subscription may want to hear of."""
+        if self.has_listeners:
+            self.on_event(kind, details)
 
     def new_session(self) -> str:
         """The name of the next session; for logs."""

@@ -11,14 +11,19 @@ from collections.abc import Callable
 from typing import Any
 
 from dspymq.broker.core import events as ev
+from dspymq.broker.core.adoption import Adoption
 from dspymq.broker.core.client_side import ClientSide
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.effects import Effect
+from dspymq.broker.core.event_hub import EventHub
+from dspymq.broker.core.job_requests import JobRequests
 from dspymq.broker.core.jobs import JobMachine
+from dspymq.broker.core.program_requests import ProgramRequests
 from dspymq.broker.core.requests import Requests
 from dspymq.broker.core.scheduler import Scheduler
 from dspymq.broker.core.settings import CoreSettings
 from dspymq.broker.core.store import JobStore
+from dspymq.broker.core.worker_requests import WorkerRequests
 from dspymq.broker.core.worker_side import WorkerSide
 from dspymq.broker.core.workers import Fleet
 from dspymq.protocol.messages import Ping
@@ -34,9 +39,18 @@ class BrokerCore:
         self.scheduler = Scheduler()
         self.fleet = Fleet(self.scheduler)
         self.machine = JobMachine(self.context, self.store, self.scheduler, self.fleet)
-        requests = Requests(self.context, self.store, self.scheduler, self.fleet)
-        self.clients = ClientSide(self.context, self.store, self.scheduler, self.fleet, self.machine, requests)
-        self.workers = WorkerSide(self.context, self.fleet, self.machine, requests)
+        self.hub = EventHub(self.context)
+        requests = Requests(
+            ProgramRequests(self.fleet),
+            WorkerRequests(self.context, self.store, self.scheduler, self.fleet, self.machine),
+            JobRequests(self.context, self.store, self.machine),
+            self.hub,
+        )
+        self.adoption = Adoption(self.context, self.store, self.scheduler, self.fleet, self.machine)
+        self.clients = ClientSide(
+            self.context, self.store, self.scheduler, self.fleet, self.machine, self.adoption, requests, self.hub
+        )
+        self.workers = WorkerSide(self.context, self.fleet, self.machine, self.adoption, requests)
         self._handlers: dict[type[ev.Event], Callable[[Any], None]] = {
             ev.ClientMessage: self._client_message,
             ev.WorkerMessage: self._worker_message,
@@ -95,6 +109,7 @@ class BrokerCore:
 
     def _tick(self, _: ev.Tick) -> None:
         self.machine.tick()
+        self.adoption.tick()
         self._judge_silence()
         self.workers.lose_absent()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dspymq.broker.core.table import State
 from dspymq.protocol import client_messages as c
 from dspymq.protocol.errors import Code
+from dspymq.protocol.messages import Usage
 
 if TYPE_CHECKING:
     from dspymq.broker.core.scheduler import Flow, NeedQueue
@@ -32,6 +33,7 @@ CANCELLED = End(Code.CANCELLED, "cancelled", "cancelled by its client")
 CLIENT_GONE = End(Code.CANCELLED, "client_gone", "its client went away and on_disconnect was `cancel`")
 EXPIRED = End(Code.DEADLINE_EXCEEDED, "deadline", "timeout_ms passed")
 WORKER_LOST = End(Code.UNAVAILABLE, "worker_lost", "workers were lost and the attempts are used up")
+NO_WORKER = End(Code.UNAVAILABLE, "no_worker", "no worker can run this now, and fail_fast was asked for")
 POISON = End(Code.ABORTED, "poison", "this job ended two processes that ran it alone")
 
 
@@ -63,12 +65,15 @@ class Job:
         "charged",
         "client",
         "convictions",
+        "created_ms",
         "deadline_ms",
         "digest",
         "end",
         "flow",
+        "inputs_known",
         "isolate",
         "key",
+        "late_usage",
         "lease",
         "queue",
         "queued_ms",
@@ -92,6 +97,7 @@ class Job:
         self.seq = seq
         self.state = State.QUEUED
         self.deadline_ms = now_ms + submit.timeout_ms
+        self.created_ms = now_ms
         self.queued_since_ms = now_ms
         self.queued_ms = 0
         self.attempt = 0
@@ -99,11 +105,15 @@ class Job:
         self.refunds = 0
         self.convictions = 0
         self.isolate = False
+        self.inputs_known = True
+        """False while the job is known only from a worker that holds it, until a submit brings its inputs."""
         self.lease: Lease | None = None
         self.client: ClientSession | None = None
         self.end: End | None = None
         """Set when the job is being stopped: what its result will say."""
         self.queue: NeedQueue | None = None
+        self.late_usage: Usage | None = None
+        """What a fenced attempt said it had used, after the job had ended or gone on elsewhere."""
         self.result: c.Result | None = None
         self.result_body = b""
 

@@ -8,6 +8,7 @@ import msgspec
 
 from dspymq.broker.core import job as ends
 from dspymq.broker.core.context import Context
+from dspymq.broker.core.ending import Ending
 from dspymq.broker.core.job import End, Job, Lease
 from dspymq.broker.core.scheduler import Need, Scheduler
 from dspymq.broker.core.sessions import ClientSession
@@ -18,7 +19,6 @@ from dspymq.broker.core.workers import Fleet, Worker
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.errors import Code
-from dspymq.protocol.messages import Timings
 
 ROUTED: Final = frozenset({"chunks", "tools"})
 """What a job may want that not every worker can give."""
@@ -34,10 +34,11 @@ class JobMachine:
         self._scheduler = scheduler
         self._fleet = fleet
         self._seq = 0
-        self.timers: Timers[Job] = Timers()
-        """A job's deadline, then its grace, then its retention."""
-        self.orphans: Timers[Job] = Timers()
-        """Jobs whose client is gone, until they are cancelled for it."""
+        self._ending = Ending(context, store, scheduler)
+        self.timers = self._ending.timers
+        self.orphans = self._ending.orphans
+        self.parked: Timers[Job] = Timers()
+        """Queued jobs that first wait for a worker that may still run them for an earlier broker."""
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -47,15 +48,15 @@ class JobMachine:
 
     def create(self, session: ClientSession, submit: c.Submit, body: bytes, digest: bytes) -> Job:
         """A new job, attached to this session; `queue` makes it wait for a worker."""
-        self._seq += 1
         flow = self._scheduler.flow(session.flow_name)
         key = (session.principal, submit.job)
-        job = Job(key, submit, body, digest, flow, self._seq, self._context.now_ms)
+        job = Job(key, submit, body, digest, flow, self.next_seq(), self._context.now_ms)
         flow.jobs += 1
         self._store.add(job)
         self.timers.set(job, job.deadline_ms)
         self._attach_to(job, session)
         self._context.counts["submitted"] += 1
+        self._context.emit("job.submitted", job=submit.job, program=submit.program, flow=flow.name)
         return job
 
     def queue(self, job: Job, need: Need, *, at_head: bool = False) -> None:
@@ -65,7 +66,7 @@ class JobMachine:
             self._fleet.attach_workers(queue)
         job.state = State.QUEUED
         job.queued_since_ms = self._context.now_ms
-        worker = self._fleet.least_loaded(queue)
+        worker = self._fleet.choose(queue, job.submit.affinity)
         if worker is not None and not worker.open:
             # Nobody waits for this worker: the job need not queue for it.
             self._dispatch(job, worker, need)
@@ -96,11 +97,24 @@ class JobMachine:
             before, want=submit.want, window=submit.window, on_disconnect=on_disconnect
         )
         self._attach_to(job, session)
-        lease = job.lease
-        if lease is not None and lease.worker.session is not None and job.state is not State.CANCELLING:
-            # Also without `want`: the worker must stop sending what nobody wants any more.
+        if job.lease is not None and job.state is not State.CANCELLING:
+            self.show(job.lease)
+
+    def show(self, lease: Lease) -> None:
+        """Tell the worker what the client wants from now on, so that it sends started, a snapshot, open tool calls.
+
+        Also without `want`: the worker must stop sending what nobody wants any more.
+        """
+        submit = lease.job.submit
+        if lease.worker.session is not None:
             again = w.Attach(lease=lease.lease, want=submit.want, window=submit.window)
             self._context.to_worker(lease.worker.session, again)
+
+    def detach(self, job: Job) -> None:
+        """The job is nobody's: who wants its result attaches to it."""
+        if job.client is not None:
+            job.client.jobs.pop(job, None)
+            job.client = None
 
     def started(self, lease: Lease) -> None:
         """STARTED: the attempt runs."""
@@ -119,7 +133,7 @@ class JobMachine:
                 message, code=end.code, reason=end.reason, message=end.message, retryable=True, details=None
             )
             body = b""
-        self._finish_with(job, message, body)
+        self._ending.finish(job, message, body)
         self.fill(lease.worker)
 
     def released(self, lease: Lease, *, started: bool, blame: str) -> None:
@@ -173,8 +187,8 @@ class JobMachine:
         """CANCEL: by its client, or because that is gone. Returns the table's action; REPLAY is the caller's."""
         action = self.action(job, JobEvent.CANCEL)
         if action is Action.END_CANCELLED:
-            self._scheduler.remove(job)
-            self._end(job, end)
+            self.dequeue(job)
+            self.end(job, end)
         elif action is Action.STOP:
             self._stop(job, end, "cancel")
         elif action is Action.STOP_AGAIN:
@@ -185,8 +199,8 @@ class JobMachine:
         """DEADLINE: timeout_ms is over."""
         action = self.action(job, JobEvent.DEADLINE)
         if action is Action.END_EXPIRED:
-            self._scheduler.remove(job)
-            self._end(job, ends.EXPIRED)
+            self.dequeue(job)
+            self.end(job, ends.EXPIRED)
         elif action is Action.STOP_EXPIRED:
             self._stop(job, ends.EXPIRED, "deadline")
 
@@ -207,24 +221,11 @@ class JobMachine:
             if job.state is State.CANCELLING:
                 self._grace_over(job)
             elif job.state is State.DONE:
-                self.forget(job)
+                self._ending.forget(job)
             else:
                 self.deadline(job)
         for job in self.orphans.due(now_ms):
             self.cancel(job, ends.CLIENT_GONE)
-
-    def forget(self, job: Job) -> None:
-        """ACK or RETENTION_OVER on a finished job: only its tombstone is left."""
-        if job.client is not None:
-            job.client.jobs.pop(job, None)
-            job.client = None
-        self.timers.cancel(job)
-        self._store.forget(job)
-
-    def send_result(self, job: Job) -> None:
-        """Send the stored result to the attached session."""
-        if job.client is not None and job.result is not None:
-            self._context.to_client(job.client, job.result, job.result_body)
 
     # -- actions ----------------------------------------------------------------------------------------------------
 
@@ -237,6 +238,36 @@ class JobMachine:
         self.orphans.cancel(job)
         job.client = session
         session.jobs[job] = None
+
+    def end(self, job: Job, end: End) -> None:
+        """End the job from here, without a worker's word."""
+        self._ending.end(job, end)
+
+    def forget(self, job: Job) -> None:
+        """ACK or RETENTION_OVER on a finished job: only its tombstone is left."""
+        self._ending.forget(job)
+
+    def send_result(self, job: Job) -> None:
+        """Send the stored result to the attached session."""
+        self._ending.send_result(job)
+
+    def next_seq(self) -> int:
+        """The age of the next job among all."""
+        self._seq += 1
+        return self._seq
+
+    def dequeue(self, job: Job) -> None:
+        """Take a job out of its queue, or out of the wait for a worker that may have it."""
+        if job.queue is not None:
+            self._scheduler.remove(job)
+        else:
+            self.parked.cancel(job)
+
+    def fence(self, lease: Lease) -> None:
+        """The lease is not current any more: its worker shall stop. The slot stays taken until it settles."""
+        lease.job.lease = None
+        if lease.worker.session is not None:
+            self._context.to_worker(lease.worker.session, w.Cancel(lease=lease.lease, cause="fenced", grace_ms=0))
 
     def _dispatch(self, job: Job, worker: Worker, need: Need) -> None:
         now_ms = self._context.now_ms
@@ -251,7 +282,7 @@ class JobMachine:
         job.lease = lease
         job.state = State.DISPATCHED
         worker.add(lease)
-        self._fleet.took(worker)
+        self._fleet.took(worker, job.submit.affinity)
         self._scheduler.took_slot(job.flow)
         submit = job.submit
         dispatch = w.Dispatch(
@@ -271,6 +302,9 @@ class JobMachine:
             trace=submit.trace,
         )
         self._context.to_worker(session, dispatch, job.body)
+        self._context.emit(
+            "job.dispatched", job=job.job_id, attempt=job.attempt, worker=worker.name, program=submit.program
+        )
 
     def _settle_lease(self, lease: Lease) -> None:
         lease.job.lease = None
@@ -279,12 +313,14 @@ class JobMachine:
 
     def _refund(self, job: Job, *, avoid: Worker | None) -> None:
         """The attempt never began: queue the job again, free of charge a few times, away from who gave it back."""
+        if self._vanishes(job):
+            return
         job.refunds += 1
         if job.refunds <= self._settings.max_refunds:
             job.charged -= 1
             self._context.counts["refunded"] += 1
         elif job.charged >= self._settings.max_attempts:
-            self._end(job, ends.WORKER_LOST)
+            self.end(job, ends.WORKER_LOST)
             return
         need = need_of(job.submit)
         if avoid is not None:
@@ -299,13 +335,28 @@ class JobMachine:
             job.charged -= 1
 
     def _recover(self, job: Job, lease: Lease) -> None:
+        if self._vanishes(job):
+            return
         if job.convictions >= self._settings.max_convictions:
-            self._end(job, ends.POISON)
+            self.end(job, ends.POISON)
         elif not job.submit.redeliver or job.charged >= self._settings.max_attempts:
-            self._end(job, ends.WORKER_LOST)
+            self.end(job, ends.WORKER_LOST)
         else:
             self._context.counts["requeued"] += 1
-            self.queue(job, need_of(job.submit)._replace(prefer=lease.revision), at_head=True)
+            self._context.emit("job.requeued", job=job.job_id, attempt=job.attempt, worker=lease.worker.name)
+            self.queue(job, need_of(job.submit)._replace(prefer=lease.revision or None), at_head=True)
+
+    def _vanishes(self, job: Job) -> bool:
+        """Whether it does: its worker has lost a job that no client has asked this broker for, nor can it run again."""
+        if job.inputs_known or job.client is not None:
+            return False
+        self.timers.cancel(job)
+        self.orphans.cancel(job)
+        job.state = State.GONE
+        job.flow.jobs -= 1
+        self._scheduler.release_flow(job.flow)
+        self._store.vanish(job)
+        return True
 
     def _stop(self, job: Job, end: End, cause: str) -> None:
         job.state = State.CANCELLING
@@ -326,67 +377,13 @@ class JobMachine:
             self._context.to_worker(lease.worker.session, message)
 
     def _grace_over(self, job: Job) -> None:
-        lease = job.lease
-        job.lease = None
-        self._end_as_stopped(job)
         self._context.counts["fenced"] += 1
-        # The slot stays taken until the worker settles the lease or is lost.
-        if lease is not None and lease.worker.session is not None:
-            fence = w.Cancel(lease=lease.lease, cause="fenced", grace_ms=0)
-            self._context.to_worker(lease.worker.session, fence)
+        if job.lease is not None:
+            self.fence(job.lease)
+        self._end_as_stopped(job)
 
     def _end_as_stopped(self, job: Job) -> None:
-        self._end(job, job.end or ends.CANCELLED)
-
-    def _end(self, job: Job, end: End) -> None:
-        """End the job from here, without a worker's word."""
-        if job.state is State.QUEUED:
-            job.queued_ms += self._context.now_ms - job.queued_since_ms
-        retryable = end.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
-        result = c.Result(
-            job=job.job_id,
-            attempt=job.attempt,
-            code=end.code,
-            reason=end.reason,
-            message=end.message,
-            retryable=retryable,
-            timings=Timings(queued_ms=job.queued_ms),
-        )
-        self._done(job, result, b"")
-
-    def _finish_with(self, job: Job, message: w.Result, body: bytes) -> None:
-        timings = message.timings or Timings()
-        result = c.Result(
-            job=job.job_id,
-            attempt=job.attempt,
-            code=message.code,
-            reason=message.reason,
-            message=message.message,
-            retryable=message.retryable,
-            retry_after_ms=message.retry_after_ms,
-            details=message.details,
-            chunks=message.chunks,
-            usage=message.usage,
-            timings=Timings(queued_ms=job.queued_ms, run_ms=timings.run_ms, lm_ms=timings.lm_ms),
-            revision=message.revision,
-        )
-        self._done(job, result, body)
-
-    def _done(self, job: Job, result: c.Result, body: bytes) -> None:
-        job.state = State.DONE
-        job.body = b""
-        job.result = result
-        job.result_body = body
-        job.end = None
-        job.flow.jobs -= 1
-        self._scheduler.release_flow(job.flow)
-        self._context.counts[f"done.{result.code}"] += 1
-        self.orphans.cancel(job)
-        self.timers.set(job, self._context.now_ms + self._settings.retain_ms)
-        self._store.settle(job)
-        self.send_result(job)
-        for old in self._store.over_budget():
-            self.forget(old)
+        self.end(job, job.end or ends.CANCELLED)
 
 
 def need_of(submit: c.Submit) -> Need:

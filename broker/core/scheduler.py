@@ -208,6 +208,11 @@ class Scheduler:
         """The flow's slot is free again."""
         self._stand(flow, -1)
 
+    def move_slot(self, before: Flow, after: Flow) -> None:
+        """A slot that one flow held is another's now."""
+        self._stand(before, -1)
+        self._stand(after, 1)
+
     def _stand(self, flow: Flow, change: int) -> None:
         flow.slots += change
         self._versions += 1

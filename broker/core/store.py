@@ -1,8 +1,8 @@
 """Which jobs there are: live ones, finished ones whose result is kept, and tombstones. All of it bounded.
 
-A finished job is kept until its client acknowledges the result, or `retain_ms` is over, or newer results need the
-room (`retain_bytes`). After that a tombstone (key and digest) stands for it, so that a late resend is refused instead
-of run again; of those the oldest go first.
+A finished job is kept, with its inputs so that it can be retried, until its client acknowledges the result, or
+`retain_ms` is over, or newer results need the room (`retain_bytes`). After that a tombstone (key and digest) stands
+for it, so that a late resend is refused instead of run again; of those the oldest go first.
 """
 
 from __future__ import annotations
@@ -50,16 +50,21 @@ class JobStore:
         """The job has its result now."""
         self.live -= 1
         self.done[job.key] = job
-        self.done_bytes += len(job.result_body)
+        self.done_bytes += len(job.result_body) + len(job.body)
 
     def forget(self, job: Job) -> None:
         """A finished job becomes a tombstone."""
         del self.jobs[job.key]
         del self.done[job.key]
-        self.done_bytes -= len(job.result_body)
+        self.done_bytes -= len(job.result_body) + len(job.body)
         self.tombstones[job.key] = job.digest
         while len(self.tombstones) > self._max_tombstones:
             self.tombstones.popitem(last=False)
+
+    def vanish(self, job: Job) -> None:
+        """A live job that no client of this broker asked for is gone without a trace."""
+        del self.jobs[job.key]
+        self.live -= 1
 
     def over_budget(self) -> Iterator[Job]:
         """Finished jobs to forget, oldest first, until what is kept fits into its budget."""

@@ -40,6 +40,7 @@ class JobEvent(enum.Enum):
     RELEASED_STARTED = "released, started"
     WORKER_LOST = "worker lost"
     NEVER_RECEIVED = "lease absent from held"
+    HELD = "held under another broker's lease"
     CANCEL = "cancel"
     DEADLINE = "deadline"
     GRACE_OVER = "grace over"
@@ -64,6 +65,7 @@ class Action(enum.Enum):
     REFUND = "refund"
     REFUND_STARTED = "refund_started"
     RECOVER = "recover"
+    ADOPT = "adopt"
     END = "end"
     END_CANCELLED = "end_cancelled"
     END_EXPIRED = "end_expired"
@@ -159,6 +161,14 @@ TABLE: Final[dict[JobEvent, dict[State, Action]]] = {
         _D: _A.REFUND,
         _R: _A.RECOVER,
         _C: _A.END,
+        _DONE: _A.IGNORE,
+        _GONE: _A.IGNORE,
+    },
+    JobEvent.HELD: {
+        _Q: _A.ADOPT,
+        _D: _A.ADOPT,
+        _R: _A.ADOPT,
+        _C: _A.IGNORE,
         _DONE: _A.IGNORE,
         _GONE: _A.IGNORE,
     },

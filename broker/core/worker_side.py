@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from dspymq.broker.core.adoption import Adoption
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.job import Lease
 from dspymq.broker.core.jobs import JobMachine
@@ -31,10 +32,13 @@ MAX_DESCRIPTION_BYTES = 1024 * 1024
 class WorkerSide:
     """The handlers of the workers' endpoint."""
 
-    def __init__(self, context: Context, fleet: Fleet, machine: JobMachine, requests: Requests) -> None:
+    def __init__(
+        self, context: Context, fleet: Fleet, machine: JobMachine, adoption: Adoption, requests: Requests
+    ) -> None:
         self._context = context
         self._fleet = fleet
         self._machine = machine
+        self._adoption = adoption
         self._requests = requests
         self._to_ack: dict[bytes, WorkerSession] = {}
         self._handlers: dict[type[Header], Callable[[WorkerSession, Any, bytes], None]] = {
@@ -85,6 +89,7 @@ class WorkerSide:
         worker = session.worker
         self._end_session(session)
         if worker is not None and worker.session is None:
+            self._context.emit("worker.away", worker=worker.name)
             worker.lost_at_ms = session.heard_ms + self._context.settings.worker_dead_ms
 
     def lost(self, session: WorkerSession) -> None:
@@ -175,6 +180,7 @@ class WorkerSide:
         leases = list(worker.leases.values())
         self._fleet.remove(worker)
         self._context.counts["workers_lost"] += 1
+        self._context.emit("worker.lost", worker=worker.name, leases=len(leases))
         for lease in leases:
             if lease.current:
                 self._machine.worker_lost(lease)
@@ -197,6 +203,8 @@ class WorkerSide:
         if syncs:
             worker.synced = False
         self._fleet.offer(worker, message)
+        if first:
+            self._context.emit("worker.ready", worker=worker.name, slots=worker.slots)
         if syncs:
             self._sync(worker, session, message)
         self._machine.fill(worker)
@@ -215,14 +223,21 @@ class WorkerSide:
         return worker
 
     def _sync(self, worker: Worker, session: WorkerSession, message: w.Ready) -> None:
-        """Answer a page of held leases: those that are still current go on, the others are dropped."""
+        """Answer a page of held leases: those that are current, or adopted now, go on; the others are dropped."""
         keep = []
+        adopted = []
         for held in message.held or []:
             lease = worker.leases.get(held.lease)
+            if lease is None and held.lease not in worker.reported:
+                lease = self._adoption.adopt(worker, held)
+                if lease is not None:
+                    adopted.append(lease)
             if lease is not None and lease.current:
                 keep.append(held.lease)
         worker.reported.update(keep)
         self._context.to_worker(session, w.Synced(keep=keep))
+        for lease in adopted:
+            self._machine.show(lease)
         if message.more:
             return
         worker.synced = True
@@ -314,6 +329,7 @@ class WorkerSide:
             self._machine.result(lease, message, body)
         else:
             self._context.counts["late_results"] += 1
+            lease.job.late_usage = message.usage
             self._machine.settle_fenced(lease)
 
     def _released(self, session: WorkerSession, message: w.Released, _: bytes) -> None:
@@ -326,5 +342,5 @@ class WorkerSide:
             self._machine.settle_fenced(lease)
 
     def _request(self, session: WorkerSession, message: Request, body: bytes) -> None:
-        reply, reply_body = self._requests.answer(message, body, role="worker")
+        reply, reply_body = self._requests.answer(message, body, session)
         self._context.to_worker(session, reply, reply_body)

@@ -7,8 +7,9 @@ its leases stay its own while it reconnects. The broker never exceeds the slots 
 from __future__ import annotations
 
 import difflib
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dspymq.broker.core.job import Lease
 from dspymq.broker.core.scheduler import Need, NeedQueue, Scheduler
@@ -16,6 +17,10 @@ from dspymq.broker.core.scheduler import Need, NeedQueue, Scheduler
 if TYPE_CHECKING:
     from dspymq.broker.core.sessions import WorkerSession
     from dspymq.protocol import worker_messages as w
+
+
+MAX_AFFINITIES: Final = 10_000
+"""Affinity keys that are remembered, the latest used."""
 
 
 class Worker:
@@ -124,6 +129,7 @@ class Fleet:
         self.catalog = Catalog()
         self._scheduler = scheduler
         self._services = 0
+        self._affinities: OrderedDict[str, str] = OrderedDict()
         self._offered: dict[str, tuple[set[str], str | None]] = {}
         """By program: the revisions that are offered now, and the newest of them."""
 
@@ -181,18 +187,31 @@ class Fleet:
         """Find the workers of a new queue."""
         queue.workers = {worker.name: worker for worker in self.workers.values() if self.fits(worker, queue.need)}
 
-    def least_loaded(self, queue: NeedQueue) -> Worker | None:
-        """The worker with a free slot that uses the smallest share of its lane; ties by rotation."""
+    def choose(self, queue: NeedQueue, affinity: str | None) -> Worker | None:
+        """A worker with a free slot: the one this affinity was at before, else the least loaded."""
+        if affinity is not None:
+            worker = queue.workers.get(self._affinities.get(affinity, ""))
+            if worker is not None and worker.free(queue.need.lane) > 0:
+                return worker
+        return self._least_loaded(queue)
+
+    def _least_loaded(self, queue: NeedQueue) -> Worker | None:
+        """The worker that uses the smallest share of its lane; ties by rotation."""
         lane = queue.need.lane
         free = [worker for worker in queue.workers.values() if worker.free(lane) > 0]
         if len(free) > 1:
             return min(free, key=lambda worker: (worker.load(lane), worker.served))
         return free[0] if free else None
 
-    def took(self, worker: Worker) -> None:
-        """The worker was given a job: it is last in the rotation now."""
+    def took(self, worker: Worker, affinity: str | None) -> None:
+        """The worker was given a job: it is last in the rotation now, and this affinity's."""
         self._services += 1
         worker.served = self._services
+        if affinity is not None:
+            self._affinities[affinity] = worker.name
+            self._affinities.move_to_end(affinity)
+            if len(self._affinities) > MAX_AFFINITIES:
+                self._affinities.popitem(last=False)
 
     def missing(self, need: Need) -> list[str]:
         """What no worker offers, for people: some of program, revision, profile, lane, features."""

@@ -20,12 +20,21 @@ class CoreHarness:
     """Drives a core in virtual time and keeps what each peer was sent."""
 
     def __init__(self, **settings: Any) -> None:
-        self.core = BrokerCore(CoreSettings(**settings), EPOCH)
+        self.settings = CoreSettings(**settings)
+        self.epochs = 0
+        self.core = BrokerCore(self.settings, EPOCH)
         self.now_ms = 1_000_000
         self.sent: dict[Any, list[tuple[Header, bytes]]] = {}
         self.log: list[tuple[Any, Header, bytes]] = []
         """Everything that was sent, in order."""
         self.dropped: list[Any] = []
+
+    def restart(self) -> None:
+        """The broker is killed and started again: it knows nothing, and nothing that was on its way arrives."""
+        self.epochs += 1
+        self.core = BrokerCore(self.settings, f"{EPOCH[:-2]}{self.epochs:02d}")
+        self.sent.clear()
+        self.log.clear()
 
     def event(self, event: ev.Event) -> list[Effect]:
         effects = self.core.handle(event, self.now_ms)
@@ -55,6 +64,10 @@ class CoreHarness:
                     if session is not None:
                         session.heard_ms = self.now_ms
             self.event(ev.Tick())
+
+    def log_of(self, peer: Any) -> list[tuple[Header, bytes]]:
+        """Everything that the peer was sent, in order."""
+        return [(message, body) for to, message, body in self.log if to == peer]
 
     def take(self, peer: Any, kind: type[T]) -> list[T]:
         """All messages of this kind that the peer was sent and that were not taken before."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+import msgspec
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -38,6 +39,10 @@ class ModelJob:
     leases: list[str] = field(default_factory=list)
     terminal: tuple[c.Result, bytes] | None = None
     cancelled: bool = False
+    epoch: str = ""
+    """Under which it was last sent."""
+    attempt: int = 0
+    """The last one that this broker dispatched."""
 
 
 @dataclass
@@ -81,8 +86,9 @@ class BrokerMachine(RuleBasedStateMachine):
     def dispatched(self, peer: bytes, dispatch: w.Dispatch) -> None:
         job = self.jobs[dispatch.job]
         assert job.terminal is None, "a finished job never runs again"
-        assert dispatch.attempt == len(job.leases) + 1, "attempts count up, one a lease"
+        assert dispatch.attempt > job.attempt, "attempts count up, one a lease"
         assert not job.leases or dispatch.lease > job.leases[-1]
+        job.attempt = dispatch.attempt
         assert dispatch.timeout_ms > 0
         job.leases.append(dispatch.lease)
         name = next(name for name, worker in self.workers.items() if worker.peer == peer)
@@ -95,7 +101,9 @@ class BrokerMachine(RuleBasedStateMachine):
         job = self.jobs[result.job]
         if job.terminal is None:
             if result.code == "OK":
-                assert body.decode() == job.leases[-1], "only the current lease ends a job"
+                # After a restart an earlier lease may have been adopted.
+                current = job.leases if self.h.epochs else job.leases[-1:]
+                assert body.decode() in current, "only the current lease ends a job"
             if result.code == "CANCELLED" and result.reason == "cancelled":
                 assert job.cancelled, "nobody cancelled this job"
             job.terminal = (result, body)
@@ -114,8 +122,13 @@ class BrokerMachine(RuleBasedStateMachine):
         self.h.join_client(peer, name)
         for job in self.jobs.values():
             if job.owner == name and job.terminal is None and not job.refused:
-                self.h.client(peer, job.submit, job.body)
+                self.send_again(peer, job)
         self.collect()
+
+    def send_again(self, peer: bytes, job: ModelJob) -> None:
+        again = msgspec.structs.replace(job.submit, known_epoch=job.epoch)
+        job.epoch = self.h.core.context.epoch
+        self.h.client(peer, again, job.body)
 
     @precondition(lambda self: self.peers)
     @rule(
@@ -137,7 +150,7 @@ class BrokerMachine(RuleBasedStateMachine):
             on_disconnect="keep" if keep else "cancel",
             redeliver=redeliver,
         )
-        self.jobs[job_id] = ModelJob(submit, b"body", name)
+        self.jobs[job_id] = ModelJob(submit, b"body", name, epoch=self.h.core.context.epoch)
         self.h.client(self.peers[name], submit, b"body")
         if self.has_error(self.peers[name], job_id):
             self.jobs[job_id].refused = True
@@ -151,7 +164,9 @@ class BrokerMachine(RuleBasedStateMachine):
     def submit_again(self, which: int, other: bool) -> None:
         job = list(self.jobs.values())[which % len(self.jobs)]
         peer = self.peers.get(job.owner)
-        if peer is not None and not job.refused:
+        told = job.epoch == self.h.core.context.epoch
+        # A restarted broker keeps nothing of what has ended: asked again, it would run it again.
+        if peer is not None and not job.refused and told:
             self.h.client(peer, job.submit, b"other" if other else job.body)
             if other:
                 refusals = [m.reason for m, _ in self.h.sent[peer] if isinstance(m, Error)]
@@ -265,6 +280,30 @@ class BrokerMachine(RuleBasedStateMachine):
         self.say(name, ready(name, worker.slots, PROGRAMS))
         self.collect()
 
+    @rule(order=st.permutations([*CLIENTS, *WORKERS]))
+    def broker_restarts(self, order: list[str]) -> None:
+        """All come back at once, in any order: no job that a worker still has is run again."""
+        self.h.restart()
+        clients, self.peers = self.peers, {}
+        survivors: dict[str, str] = {}
+        for worker in self.workers.values():
+            for dispatch in worker.dispatches:
+                survivors[dispatch.job] = max(dispatch.lease, survivors.get(dispatch.job, ""))
+        for job in self.jobs.values():
+            job.attempt = 0
+        for name in order:
+            if name in clients:
+                self.client_joins(name)
+            elif name in self.workers:
+                self.worker_joins_or_reconnects(name, self.workers[name].slots, 0)
+        again = {d.job for worker in self.workers.values() for d in worker.dispatches if d.lease not in self.old}
+        assert not again & survivors.keys(), "a job whose worker survived is not run again"
+
+    @property
+    def old(self) -> set[str]:
+        """Leases of earlier brokers."""
+        return {d.lease for _, d in self.history if not d.lease.startswith(self.h.core.context.epoch)}
+
     # -- time -------------------------------------------------------------------------------------------------------
 
     @rule(ms=st.sampled_from([20, 400, 2_500, 7_000, 40_000]), deaf=pick)
@@ -285,11 +324,12 @@ class BrokerMachine(RuleBasedStateMachine):
         live = [job for job in core.store.jobs.values() if job.state in LIVE]
         queued = [job for job in live if job.state is State.QUEUED]
         assert core.store.live == len(live)
-        assert core.scheduler.queued == len(queued) == sum(queue.count for queue in core.scheduler.needs.values())
-        assert core.scheduler.queued_bytes == sum(len(job.body) for job in queued)
+        waiting = [job for job in queued if job.queue is not None]
+        assert len(queued) == len(waiting) + len(core.machine.parked)
+        assert core.scheduler.queued == len(waiting) == sum(queue.count for queue in core.scheduler.needs.values())
+        assert core.scheduler.queued_bytes == sum(len(job.body) for job in waiting)
         for job in live:
             if job.state is State.QUEUED:
-                assert job.queue is not None
                 assert job.lease is None
             else:
                 assert job.state in LEASED
@@ -309,7 +349,7 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         core = self.h.core
         assert core.store.done_bytes <= 400
-        assert core.store.done_bytes == sum(len(job.result_body) for job in core.store.done.values())
+        assert core.store.done_bytes == sum(len(job.result_body) + len(job.body) for job in core.store.done.values())
         assert len(core.store.tombstones) <= 8
         assert len(core.store.jobs) == core.store.live + len(core.store.done)
         assert len(core.machine.timers) <= len(core.store.jobs)
@@ -317,7 +357,9 @@ class BrokerMachine(RuleBasedStateMachine):
         for session in core.context.clients.values():
             assert all(job.client is session for job in session.jobs)
         for name, model in self.jobs.items():
-            if model.terminal is None and not model.refused:
+            # Whoever is away tells a restarted broker of his jobs when he is back.
+            told = model.owner in self.peers or model.epoch == core.context.epoch
+            if model.terminal is None and not model.refused and told:
                 assert ("anonymous", name) in core.store.jobs or ("anonymous", name) in core.store.tombstones, (
                     f"{name} is lost"
                 )

@@ -109,7 +109,7 @@ def test_a_second_session_takes_over_and_the_first_hears_superseded() -> None:
 
 
 def test_attach_joins_a_job_without_its_inputs() -> None:
-    h = serving()
+    h = serving(adopt_ms=0)
     h.submit(C, "j1", on_disconnect="keep")
     h.client(C, Bye())
     h.join_client(b"other")

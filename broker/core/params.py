@@ -1,0 +1,43 @@
+"""The params of a request, read with an error that names the field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dspymq.broker.core.sessions import Session
+from dspymq.protocol.errors import ProtocolError
+
+
+class Params:
+    """The params, and the session that asks."""
+
+    def __init__(self, values: dict[str, Any], session: Session) -> None:
+        self._values = values
+        self.session = session
+
+    def text(self, name: str) -> str:
+        """A string that must be there. Raises ProtocolError `invalid_params`."""
+        value = self._values.get(name)
+        if not isinstance(value, str) or not value:
+            raise ProtocolError("invalid_params", f"params.{name} must be a string")
+        return value
+
+    def optional_text(self, name: str) -> str | None:
+        """A string, or None when it is left out. Raises ProtocolError `invalid_params`."""
+        return None if self._values.get(name) is None else self.text(name)
+
+    def count(self, name: str, default: int) -> int:
+        """A whole number of at least 0 (a whole float will do). Raises ProtocolError `invalid_params`."""
+        value = self._values.get(name, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ProtocolError("invalid_params", f"params.{name} must be a whole number of at least 0")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """A list of strings, empty when it is left out. Raises ProtocolError `invalid_params`."""
+        value = self._values.get(name) or []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ProtocolError("invalid_params", f"params.{name} must be a list of strings")
+        return value

@@ -29,7 +29,7 @@ class JobRequests:
         self._store = store
         self._machine = machine
 
-    def list(self, params: Params) -> Any:
+    def list_jobs(self, params: Params) -> Any:
         """Jobs by state and program, oldest first."""
         states = params.texts("states")
         unknown = set(states) - {state.value for state in State}

@@ -15,7 +15,7 @@ class ProgramRequests:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def list(self, _: Params) -> Any:
+    def list_programs(self, _: Params) -> Any:
         """Every program that a worker of this broker ever offered."""
         rows = []
         for name in self._fleet.catalog.programs:

@@ -26,12 +26,12 @@ class Requests:
 
     def __init__(self, programs: ProgramRequests, workers: WorkerRequests, jobs: JobRequests, events: EventHub) -> None:
         self.methods: Final[dict[str, Callable[[Params], Any]]] = {
-            "programs.list": programs.list,
+            "programs.list": programs.list_programs,
             "programs.get": programs.get,
-            "workers.list": workers.list,
+            "workers.list": workers.list_workers,
             "workers.drain": workers.drain,
             "workers.undrain": workers.undrain,
-            "jobs.list": jobs.list,
+            "jobs.list": jobs.list_jobs,
             "jobs.get": jobs.get,
             "jobs.cancel": jobs.cancel,
             "jobs.retry": jobs.retry,

@@ -28,7 +28,7 @@ class WorkerRequests:
         self._fleet = fleet
         self._machine = machine
 
-    def list(self, _: Params) -> Any:
+    def list_workers(self, _: Params) -> Any:
         """All workers, with their slots and executors."""
         return {"workers": [self._worker_row(worker) for worker in self._fleet.workers.values()]}
 

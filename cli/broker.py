@@ -1,0 +1,73 @@
+"""`dspymq broker`: one broker, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dspymq.cli import options
+from dspymq.cli.errors import CommandError
+from dspymq.cli.output import print_json
+
+if TYPE_CHECKING:
+    from dspymq.broker import Broker
+
+
+@click.command(short_help="Run a broker.")
+@click.option(
+    "--clients",
+    metavar="ADDR",
+    help="Where clients connect; default tcp://127.0.0.1:5570, port * lets the system choose.  "
+    "[env var: DSPYMQ_BROKER_CLIENTS]",
+)
+@click.option(
+    "--workers",
+    metavar="ADDR",
+    help="Where workers connect; default tcp://127.0.0.1:5571.  [env var: DSPYMQ_BROKER_WORKERS]",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    default=None,
+    help="Listen beyond this machine although nobody is authenticated yet.  [env var: DSPYMQ_BROKER_INSECURE]",
+)
+@options.config_option
+@options.parent_option
+@options.json_option("Print the addresses and the pid as one line on stdout, once it listens.")
+@options.log_options("info")
+def broker(
+    clients: str | None, workers: str | None, insecure: bool | None, config_path: Path | None, as_json: bool
+) -> None:
+    """Run a broker until SIGTERM or Ctrl-C.
+
+    It keeps everything in memory and runs no program: workers connect to it, and clients submit jobs to it, each at
+    an address of its own. Every key of [broker] may also stand in the environment as DSPYMQ_BROKER_KEY.
+
+    \b
+    Examples:
+      dspymq broker
+      dspymq broker --clients tcp://0.0.0.0:5570 --workers tcp://0.0.0.0:5571 --insecure
+      dspymq broker --clients ipc:///run/dspymq/clients --config /etc/dspymq.toml
+    """
+    import asyncio
+
+    import zmq
+
+    from dspymq.broker import load_broker_config, serve
+
+    config = load_broker_config(
+        config_path, os.environ, {"clients": clients, "workers": workers, "insecure": insecure or None}
+    )
+
+    def started(running: Broker) -> None:
+        if as_json:
+            print_json({"clients": running.clients_address, "workers": running.workers_address, "pid": os.getpid()})
+
+    try:
+        asyncio.run(serve(config, on_started=started))
+    except zmq.ZMQError as error:
+        where = f"{config.clients} and {config.workers}"
+        raise CommandError(f"cannot listen on {where}: {error.strerror} (see --clients and --workers)") from None

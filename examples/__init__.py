@@ -1,0 +1,1 @@
+"""Programs and scripts to look at, and to copy from."""

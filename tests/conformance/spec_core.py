@@ -9,9 +9,19 @@ from typing import Any, Final, get_args
 import msgspec
 
 from dspymq.broker.config import BrokerConfig
-from dspymq.broker.core import BrokerCore, CoreSettings, client_side, requests, worker_side
+from dspymq.broker.core import (
+    BrokerCore,
+    CoreSettings,
+    client_side,
+    event_hub,
+    job_requests,
+    requests,
+    worker_side,
+    workers,
+)
 from dspymq.broker.core import events as ev
 from dspymq.broker.core.effects import ToClient
+from dspymq.broker.core.params import Params
 from dspymq.broker.core.store import digest_of
 from dspymq.broker.core.table import TABLE, Action, State
 from dspymq.broker.endpoint import MAX_OUTBOX_BYTES
@@ -21,7 +31,7 @@ from dspymq.protocol import limits as lim
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.errors import REASONS, Code
 from dspymq.protocol.ids import MAX_ID_CHARS, lease_id
-from dspymq.protocol.messages import Hello, Name, Reply, Request, Text
+from dspymq.protocol.messages import Bye, Hello, Name, Reply, Request, Text
 from dspymq.transport import dealer, router
 from dspymq.worker.executor import signature_text
 from dspymq.worker.supervisor.pool import FEATURES as WORKER_FEATURES
@@ -91,6 +101,9 @@ def check_limits(spec: Spec) -> list[str]:
         "body of a `request`": requests.MAX_PARAMS_BYTES,
         "body of a `ready`": worker_side.MAX_DESCRIPTION_BYTES,
         "frame (hard)": lim.HARD_FRAME_BYTES,
+        "subscriptions of a session": event_hub.MAX_SUBSCRIPTIONS,
+        "rows of `jobs.list`": job_requests.MAX_ROWS,
+        "affinity keys": workers.MAX_AFFINITIES,
         "chunks and progress that wait for one client, bytes": MAX_OUTBOX_BYTES,
     }
     said = {row["limit"]: row["value"] for row in spec.table(r"^## 13 ", 2)}
@@ -141,20 +154,46 @@ def check_methods(spec: Spec) -> list[str]:
         worker = "yes" if name in requests.WORKER_METHODS else "no"
         if (row["client"], row["worker"]) != ("yes", worker):
             problems.append(f"`{name}`: SPEC.md says client {row['client']}, worker {row['worker']}; not {worker}")
+    stats = asked.ask("stats.get")
+    row = asked.ask("jobs.list")["jobs"][0]
     results = {
         "programs.list": asked.ask("programs.list")["programs"][0],
         "programs.get": asked.ask("programs.get", name="qa"),
         "workers.list": asked.ask("workers.list")["workers"][0],
-        "stats.get": asked.ask("stats.get"),
+        "jobs.list": row,
+        "jobs.get": asked.ask("jobs.get", job="j").keys() - row.keys(),
+        "stats.get": stats,
     }
     for name, result in results.items():
-        rows = {word(row["key"]): row for row in spec.table(rf"^#### `{re.escape(name)}`$")}
+        rows = {word(row["key"]) for row in spec.table(rf"^#### `{re.escape(name)}`$")}
         described = {"description", "inputs", "outputs"} if name == "programs.get" else set()
-        problems += _same(f"keys of {name}", set(rows), set(result) - described)
-    stats = {word(row["key"]): set(words(row["meaning"])) for row in spec.table(r"^#### `stats\.get`$")}
-    problems += _same("stats.jobs", stats.get("jobs", set()), set(results["stats.get"]["jobs"]))
-    problems += _same("stats.queues", stats.get("queues", set()), set(results["stats.get"]["queues"][0]))
-    return problems + _same("stats.slots", stats.get("slots", set()), set(results["stats.get"]["slots"]["default"]))
+        problems += _same(f"keys of {name}", rows, set(result) - described)
+    named = {word(row["key"]): set(words(row["meaning"])) for row in spec.table(r"^#### `stats\.get`$")}
+    problems += _same("stats.jobs", named.get("jobs", set()), set(stats["jobs"]))
+    problems += _same("stats.queues", named.get("queues", set()), set(stats["queues"][0]))
+    return problems + _same("stats.slots", named.get("slots", set()), set(stats["slots"]["default"]))
+
+
+def check_params(spec: Spec) -> list[str]:
+    """Of each method the params that SPEC.md names are those that it asks for, and no others."""
+    problems = []
+    for row in spec.table(r"^### 10\.2 "):
+        name = word(row["method"])
+        asks = _Asked().asks(name)
+        problems += _same(f"params of {name}", set(words(row["params"])), asks)
+    return problems
+
+
+def check_events(spec: Spec) -> list[str]:
+    """The kinds of events, and the keys of those that a small life of a broker makes."""
+    rows = {word(row["kind"]): row for row in spec.table(r"^### 10\.4 ")}
+    problems = _same("kinds of events", set(rows), set(event_hub.KINDS))
+    seen = _Asked().events()
+    assert set(seen) == set(event_hub.KINDS), "the life of `_Asked` makes every kind of event"
+    for kind, keys in seen.items():
+        said = set(words(rows[kind]["keys of `event` in the body"])) if kind in rows else set()
+        problems += _same(f"keys of {kind}", said, keys)
+    return problems
 
 
 def check_digest(spec: Spec) -> list[str]:
@@ -169,10 +208,8 @@ def check_digest(spec: Spec) -> list[str]:
         problems.append("the octets of section 5.2 do not give the broker's digest")
     if digest.strip() != right:
         problems.append(f"section 5.2 says the digest {digest.strip()}, the broker {right}")
-    for text in (f"`{lease_id(spec_session.EPOCH, 1)}`", f"`{spec_session.JOB}`"):
-        if text not in spec.text:
-            problems.append(f"SPEC.md does not show {text}")
-    return problems
+    shown = (f"`{lease_id(spec_session.EPOCH, 1)}`", f"`{spec_session.JOB}`")
+    return problems + [f"SPEC.md does not show {text}" for text in shown if text not in spec.text]
 
 
 def check_inline(spec: Spec) -> list[str]:
@@ -215,28 +252,105 @@ class _Recorder:
 
 
 class _Asked:
-    """A core with one worker and one job that waits, and what it answers."""
+    """A core with one worker that has a job, and a job that waits; and what it answers."""
 
     def __init__(self) -> None:
         self._core = BrokerCore(CoreSettings(), spec_session.EPOCH)
-        self._tell(ev.WorkerMessage(b"w", Hello(name="pool"), b""))
-        offers = [w.Offer(name="qa", revision="r1")]
-        self._tell(ev.WorkerMessage(b"w", w.Ready(worker="w1", slots={"default": 0}, programs=offers, held=[]), b""))
-        self._tell(ev.ClientMessage(b"c", Hello(name="demo"), b""))
-        self._tell(ev.ClientMessage(b"c", c.Submit(job="j", program="qa", timeout_ms=1_000), b""))
-        self.methods = self._error("nope").details["methods"]
+        self._worker(Hello(name="pool"))
+        self._ready(1)
+        self._client(Hello(name="demo"))
+        self._client(c.Submit(job="j", program="qa", timeout_ms=1_000))
+        self._client(c.Submit(job="k", program="qa", timeout_ms=1_000))
+        self.methods = self._client(Request(rid="1", method="nope"))[0].details["methods"]
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        message, body = self._tell(ev.ClientMessage(b"c", Request(rid="1", method=method), bodies.encode(params=params)))
+        """The result of a request."""
+        message, body = self._client(Request(rid="1", method=method), bodies.encode(params=params))
         assert isinstance(message, Reply), message
         return bodies.part(body, "result")
 
-    def _error(self, method: str) -> Any:
-        return self._tell(ev.ClientMessage(b"c", Request(rid="1", method=method), b""))[0]
+    def asks(self, method: str) -> set[str]:
+        """The params that a method looks at, given a worker's name, a job that is done, and a subscription."""
+        self._worker(w.Result(lease=lease_id(spec_session.EPOCH, 1), attempt=1, code="OK"))
+        given = {"name": "qa", "worker": "w1", "job": "j", "sub": self.ask("events.subscribe")["sub"]}
+        params = _Noted(given, self._core.context.clients[b"c"])
+        self._core.context.effects = []
+        self._requests().methods[method](params)
+        return params.asked
+
+    def events(self) -> dict[str, set[str]]:
+        """Kind to keys of the events of some more life."""
+        self.ask("events.subscribe")
+        kinds: dict[str, set[str]] = {}
+        lease = lease_id(spec_session.EPOCH, 1)
+        for step in (
+            lambda: self._client(c.Submit(job="l", program="qa", timeout_ms=1_000)),
+            lambda: self._worker(w.Released(lease=lease, started=True, cause="crash")),
+            lambda: self._worker(w.Result(lease=lease_id(spec_session.EPOCH, 2), attempt=2, code="OK")),
+            lambda: self.ask("workers.drain", worker="w1"),
+            lambda: self.ask("workers.undrain", worker="w1"),
+            lambda: self._tell(ev.WorkerUnreachable(b"w")),
+            lambda: self._tell(ev.WorkerMessage(b"w2", Hello(name="pool"), b"")),
+            lambda: self._tell(ev.WorkerMessage(b"w2", self._offer(1, [self._held("x")]), b"")),
+            lambda: self._tell(ev.WorkerMessage(b"w2", Bye(), b"")),
+            lambda: self._tell(ev.ClientMessage(b"d", Hello(name="d"), b"")),
+            lambda: self._tell(ev.ClientMessage(b"d", Bye(), b"")),
+        ):
+            step()
+            kinds |= {e.message.kind: set(bodies.decode(e.body)["event"]) for e in self._sent if _is_event(e)}
+        return kinds
+
+    def _requests(self) -> requests.Requests:
+        found: requests.Requests = self._core.clients._requests
+        return found
+
+    def _held(self, job: str) -> w.Held:
+        return w.Held(lease="x-1", ns="anonymous", job=job, attempt=1, digest="00" * 16, state="running")
+
+    def _offer(self, slots: int, held: list[w.Held]) -> w.Ready:
+        return w.Ready(worker="w1", slots={"default": slots}, programs=[w.Offer(name="qa", revision="r1")], held=held)
+
+    def _ready(self, slots: int) -> None:
+        self._worker(self._offer(slots, []))
+
+    def _client(self, message: Any, body: bytes = b"") -> tuple[Any, bytes]:
+        return self._tell(ev.ClientMessage(b"c", message, body))
+
+    def _worker(self, message: Any) -> tuple[Any, bytes]:
+        return self._tell(ev.WorkerMessage(b"w", message, b""))
 
     def _tell(self, event: ev.Event) -> tuple[Any, bytes]:
-        effects = [effect for effect in self._core.handle(event, 1_000) if isinstance(effect, ToClient)]
-        return (effects[-1].message, effects[-1].body) if effects else (None, b"")
+        self._sent = [effect for effect in self._core.handle(event, 1_000) if isinstance(effect, ToClient)]
+        answers = [effect for effect in self._sent if not _is_event(effect)]
+        return (answers[-1].message, answers[-1].body) if answers else (None, b"")
+
+
+class _Noted(Params):
+    """Params that note what is asked of them."""
+
+    def __init__(self, values: dict[str, Any], session: Any) -> None:
+        super().__init__(values, session)
+        self.asked: set[str] = set()
+
+    def text(self, name: str) -> str:
+        self.asked.add(name)
+        return super().text(name)
+
+    def optional_text(self, name: str) -> str | None:
+        self.asked.add(name)
+        return super().optional_text(name)
+
+    def count(self, name: str, default: int) -> int:
+        self.asked.add(name)
+        return super().count(name, default)
+
+    def texts(self, name: str) -> list[str]:
+        self.asked.add(name)
+        return super().texts(name)
+
+
+def _is_event(effect: ToClient) -> bool:
+    return isinstance(effect.message, c.Event)
 
 
 def _shown(action: Action) -> str:

@@ -113,7 +113,7 @@ def _normal(cell: str) -> str:
     return re.sub(r"one of ([\w, ]+)", lambda m: f"one of {', '.join(sorted(m[1].split(', ')))}", cell)
 
 
-def _type(kind: Any) -> str:  # noqa: PLR0911 - one return a kind
+def _type(kind: Any) -> str:
     match kind:
         case mi.UnionType(types=types):
             return _type(next(each for each in types if not isinstance(each, mi.NoneType)))

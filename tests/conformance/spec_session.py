@@ -1,6 +1,6 @@
 """The session that SPEC.md works in hex: played through the broker's core, and written as the text of its blocks.
 
-    python -m tests.conformance.spec_session      # prints the blocks, to be pasted into SPEC.md after a change
+`python -m tests.conformance.spec_session` prints the blocks, to be pasted into SPEC.md after a change.
 """
 
 from __future__ import annotations

@@ -1,23 +1,14 @@
-"""The rules of jobs, deadlines, streams, requests and queues, proved on a real broker by peers that know only SPEC.md."""
+"""The rules of jobs, deadlines and streams, proved on a real broker by peers that know only SPEC.md."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from dspymq.protocol import Limits
 from tests.conformance.bare_peers import PATIENCE_S, Broker, Client, Worker
 
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    with Broker() as broker:
-        yield broker
-
-
-# -- bodies, order, streams ---------------------------------------------------------------------------------------------
+# -- bodies, order, streams -------------------------------------------------------------------------------------------
 
 
 def test_r_2_20_bodies_pass_unread_and_unchanged(broker: Broker) -> None:
@@ -95,7 +86,7 @@ def test_r_9_10_credit_reaches_the_attempt_that_it_names_and_no_other(broker: Br
     worker.expect("credit", lease=dispatch["lease"], attempt=1, upto=9)
 
 
-# -- duplicates, attach, retention --------------------------------------------------------------------------------------
+# -- duplicates, attach, retention ------------------------------------------------------------------------------------
 
 
 def test_r_5_7_a_submit_that_is_sent_again_makes_no_second_job_whatever_else_changed(broker: Broker) -> None:
@@ -241,7 +232,7 @@ def test_r_5_15_silence_cancels_after_orphan_ms_unless_somebody_attaches() -> No
         again.result("saved")
 
 
-# -- cancel and deadlines -----------------------------------------------------------------------------------------------
+# -- cancel and deadlines ---------------------------------------------------------------------------------------------
 
 
 def test_r_5_6_and_7_6_a_queued_job_is_cancelled_at_once(broker: Broker) -> None:
@@ -327,147 +318,3 @@ def test_r_7_7_and_7_10_and_6_6_an_ignored_cancel_ends_the_job_but_not_its_slot(
         assert messages["ack"]["leases"] == [dispatch["lease"]]
         assert messages["dispatch"]["job"] == "next"
         client.hears_nothing_else()
-
-
-# -- queues, programs, requests -----------------------------------------------------------------------------------------
-
-
-def served(worker: Worker, count: int) -> list[str]:
-    """The jobs that a worker with one slot is given, in their order; each is ended at once."""
-    jobs = []
-    while len(jobs) < count:
-        message = worker.receive()[0]
-        if message["t"] == "dispatch":
-            jobs.append(message["job"])
-            worker.finish(message)
-    return jobs
-
-
-def test_r_11_2_priority_orders_the_jobs_of_a_flow_then_age_does(broker: Broker) -> None:
-    client = Client(broker)
-    for job, priority in (("a", 4), ("b", 0), ("c", 9), ("d", 4), ("e", 9)):
-        client.submit(job, priority=priority)
-    client.hears_nothing_else()
-    assert served(Worker(broker), 5) == ["c", "e", "a", "d", "b"]
-
-
-def test_r_11_1_the_flow_with_the_fewest_slots_is_next_whatever_the_priority_of_others(broker: Broker) -> None:
-    many, few = Client(broker, "many"), Client(broker, "few")
-    for n in range(8):
-        many.submit(f"many-{n}", priority=9)
-    many.hears_nothing_else()
-    for n in range(2):
-        few.submit(f"few-{n}", priority=0)
-    few.hears_nothing_else()
-    order = served(Worker(broker), 10)
-    assert max(order.index("few-0"), order.index("few-1")) <= 4, order
-
-
-def test_r_11_6_a_bound_on_jobs_is_answered_with_a_time_to_come_back() -> None:
-    with Broker(limits=Limits(max_jobs=2), queue_retry_ms=77) as broker:
-        client = Client(broker)
-        for job in ("a", "b", "c"):
-            client.submit(job)
-        client.refused("RESOURCE_EXHAUSTED", "queue_full", job="c", retryable=True, retry_after_ms=77)
-        client.submit("a", want=["accepted"])
-        client.expect("accepted", job="a", duplicate=True)
-
-
-def test_r_11_8_and_11_9_an_unknown_program_is_not_found_once_somebody_could_have_offered_it(broker: Broker) -> None:
-    client = Client(broker)
-    client.submit("early", "qaa", want=["accepted"])
-    client.expect("accepted", job="early", waiting=True, missing=["program"])
-    worker = Worker(broker)
-    client.submit("late", "qaa")
-    error = client.refused("NOT_FOUND", "unknown_program", job="late", retryable=None)
-    assert error["details"] == {"close_matches": ["qa"]}
-    client.submit("secret", "_secret")
-    client.refused("NOT_FOUND", "unknown_program", job="secret")
-    worker.drop(bye=True)
-    Worker(broker, "w2", programs=[{"name": "other", "revision": "r1"}])
-    client.submit("known", "qa", want=["accepted"])
-    client.expect("accepted", job="known", waiting=True, missing=["program"])
-
-
-def test_r_11_10_fail_fast_refuses_what_nobody_offers_and_waits_for_a_slot(broker: Broker) -> None:
-    client, worker = Client(broker), Worker(broker)
-    client.submit("a")
-    worker.dispatch("a")
-    client.submit("b", fail_fast=True, want=["accepted"])
-    client.expect("accepted", job="b", state="queued", waiting=None)
-    client.submit("c", fail_fast=True, profile="big")
-    client.refused("UNAVAILABLE", "no_worker", job="c", retryable=True)
-
-
-def test_r_11_3_and_11_11_a_job_waits_for_all_that_it_needs(broker: Broker) -> None:
-    client = Client(broker)
-    Worker(broker, "plain", features=[])
-    for job, fields, missing in (
-        ("profile", {"profile": "big"}, ["profile"]),
-        ("lane", {"lane": "batch"}, ["lane"]),
-        ("revision", {"revision": "r2"}, ["revision"]),
-        ("features", {"want": ["accepted", "chunks"]}, ["features"]),
-    ):
-        client.submit(job, **{"want": ["accepted"], **fields})
-        client.expect("accepted", job=job, waiting=True, missing=missing)
-    offers = [{"name": "qa", "revision": "r2"}]
-    rich = Worker(broker, "rich", slots=None)
-    slots = {"default": 9, "batch": 9}
-    rich.send({"t": "ready", "worker": "rich", "slots": slots, "programs": offers, "profiles": ["big"], "held": []})
-    rich.expect("synced")
-    assert {rich.dispatch()["job"] for _ in range(4)} == {"profile", "lane", "revision", "features"}
-
-
-def test_r_10_1_requests_are_answered_by_their_rid(broker: Broker) -> None:
-    client, worker = Client(broker), Worker(broker)
-    for peer, allowed in ((client, True), (worker, False)):
-        peer.send({"t": "request", "rid": "1", "method": "jobs.eat"})
-        error = peer.refused("UNIMPLEMENTED", "unknown_method", rid="1")
-        assert error["details"]["methods"] == ["programs.get", "programs.list", "stats.get", "workers.list"]
-        peer.send({"t": "request", "rid": "2", "method": "workers.list"})
-        if allowed:
-            peer.expect("reply", rid="2")
-        else:
-            peer.refused("PERMISSION_DENIED", "not_allowed", rid="2")
-        for rid, body, reason in (
-            ("3", b"\xc1", "invalid_body"),
-            ("4", {"params": [1]}, "invalid_body"),
-            ("5", {"params": {"name": 7}}, "invalid_params"),
-            ("6", {"params": {}, "x": bytes(1024 * 1024)}, "body_too_large"),
-            ("7", {"params": {"name": "qaa"}}, "unknown_program"),
-        ):
-            peer.send({"t": "request", "rid": rid, "method": "programs.get"}, body)
-            assert (peer.receive()[0]["reason"], rid) == (reason, rid)
-
-
-def test_r_2_21_in_bodies_an_empty_array_is_an_empty_map(broker: Broker) -> None:
-    client = Client(broker)
-    for body in ([], {"params": []}, {"params": {}}, None):
-        client.send({"t": "request", "rid": "1", "method": "programs.list"}, body)
-        assert client.expect_with_body("reply", rid="1")[1] == {"result": {"programs": []}}
-
-
-def test_section_11_6_descriptions_come_back_in_requests(broker: Broker) -> None:
-    client, worker = Client(broker), Worker(broker, slots=None)
-    schema = {"type": "object", "properties": {"question": {"type": "string"}}}
-    described = {"programs": {"qa": {"description": "Answers.", "inputs": schema, "outputs": None, "more": 1}}}
-    assert worker.ready(2, {**described, "executors": [{"id": "pool/1"}]}, held=[]) == []
-    worker.ready(3)
-    client.send({"t": "request", "rid": "1", "method": "programs.get"}, {"params": {"name": "qa"}})
-    _, body = client.expect_with_body("reply", rid="1")
-    expected = {**described["programs"]["qa"], "name": "qa", "revision": "r1", "revisions": ["r1"], "workers": ["w1"]}
-    assert body["result"] == expected
-    client.send({"t": "request", "rid": "2", "method": "workers.list"})
-    _, body = client.expect_with_body("reply", rid="2")
-    row = body["result"]["workers"][0]
-    assert (row["worker"], row["state"], row["slots"]) == ("w1", "ready", {"default": 3})
-    assert row["executors"] == [{"id": "pool/1"}]
-
-
-@pytest.mark.xfail(strict=True, reason="what a worker wrote makes the requests of clients fail")
-def test_r_10_1_a_worker_cannot_spoil_the_requests_of_clients(broker: Broker) -> None:
-    client, worker = Client(broker), Worker(broker, slots=None)
-    timestamp = b"\x81\xa9executors\x91\xd6\xff\x00\x00\x00\x05"
-    worker.ready(1, timestamp, held=[])
-    client.send({"t": "request", "rid": "1", "method": "workers.list"})
-    client.expect("reply", rid="1")

@@ -1,19 +1,12 @@
-"""The rules of leases, held pages, refunds, blame and restarts, proved on a real broker by peers that know only SPEC.md."""
+"""The rules of leases, held pages, refunds, blame and restarts, on a real broker."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.conformance.bare_peers import Broker, Client, Header, Worker
-
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    with Broker() as broker:
-        yield broker
 
 
 def held(dispatch: Header, state: str = "running", **fields: Any) -> Header:
@@ -22,7 +15,7 @@ def held(dispatch: Header, state: str = "running", **fields: Any) -> Header:
     return {**copied, "state": state, **fields}
 
 
-# -- leases -------------------------------------------------------------------------------------------------------------
+# -- leases -----------------------------------------------------------------------------------------------------------
 
 
 def test_r_6_1_to_6_3_a_lease_is_the_epoch_and_a_counter_and_attempts_count_from_1(broker: Broker) -> None:
@@ -72,14 +65,14 @@ def test_r_6_22_a_worker_says_ready_before_anything_about_a_lease(broker: Broker
     worker.expect("reply", rid="1")
 
 
-# -- held and synced ----------------------------------------------------------------------------------------------------
+# -- held and synced --------------------------------------------------------------------------------------------------
 
 
 def test_r_6_13_to_6_18_pages_of_held_are_answered_one_by_one_and_nothing_comes_before_the_last(broker: Broker) -> None:
     client, worker = Client(broker), Worker(broker, slots=4)
     for job in ("kept", "done", "never", "ran"):
         client.submit(job)
-    kept, done, never, ran = (worker.dispatch() for _ in range(4))
+    kept, done, _, ran = (worker.dispatch() for _ in range(4))
     worker.say("started", ran, revision="r1", worker="x")
     worker.hears_nothing_else()
     client.submit("waits")
@@ -145,7 +138,7 @@ def test_r_6_6_and_6_15_after_a_job_ran_elsewhere_its_old_lease_is_dropped_and_i
         client.result("j", attempt=2)
 
 
-# -- refunds, losses, blame ---------------------------------------------------------------------------------------------
+# -- refunds, losses, blame -------------------------------------------------------------------------------------------
 
 
 def test_r_6_9_what_was_not_started_is_refunded_and_avoids_that_worker_until_its_next_ready(broker: Broker) -> None:
@@ -252,7 +245,7 @@ def test_r_5_4_a_release_while_cancelling_ends_the_job_with_the_cause_of_its_sto
     client.result("j", "CANCELLED", reason="cancelled")
 
 
-# -- programs and revisions ---------------------------------------------------------------------------------------------
+# -- programs and revisions -------------------------------------------------------------------------------------------
 
 
 def test_r_11_13_unpinned_jobs_run_at_the_revision_first_seen_last(broker: Broker) -> None:
@@ -301,7 +294,7 @@ def test_r_11_4_the_worker_that_uses_the_smallest_share_is_next(broker: Broker) 
     small.hears_nothing_else()
 
 
-# -- restart ------------------------------------------------------------------------------------------------------------
+# -- restart ----------------------------------------------------------------------------------------------------------
 
 
 def test_section_8_after_a_restart_held_leases_are_dropped_and_the_job_runs_again_when_it_is_sent_again() -> None:

@@ -19,6 +19,8 @@ CHECKS: list[Check] = [
     k.check_sockets,
     k.check_features,
     k.check_methods,
+    k.check_params,
+    k.check_events,
     k.check_digest,
     k.check_inline,
 ]
@@ -32,7 +34,12 @@ def test_what_spec_says_is_what_the_code_has(check: Check) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "check", "said"),
     [
-        ("| cancel | end cancelled | stop |", "| cancel | end cancelled | end |", k.check_states, "'cancel' in dispatched"),
+        (
+            "| cancel | end cancelled | stop |",
+            "| cancel | end cancelled | end |",
+            k.check_states,
+            "'cancel' in dispatched",
+        ),
         ("| grace over |", "| grace ends |", k.check_states, "'grace ends', the code does not"),
         ("| event | queued |", "| event | waiting |", k.check_states, "the columns are"),
         ("| abandon | with", "| leave | with", k.check_actions, "'abandon', SPEC.md does not"),
@@ -53,6 +60,11 @@ def test_what_spec_says_is_what_the_code_has(check: Check) -> None:
         ("| `stats.get` | yes |", "| `stats.read` | yes |", k.check_methods, "methods: SPEC.md has 'stats.read'"),
         ("| `heard_ms_ago` |", "| `heard_ms` |", k.check_methods, "keys of workers.list: the code has 'heard_ms_ago'"),
         ("`live`, `queued`, `queued_bytes`", "`live`, `queued`", k.check_methods, "stats.jobs: the code has"),
+        ("| `late_usage` |", "| `later_usage` |", k.check_methods, "keys of jobs.get: the code has 'late_usage'"),
+        ("`worker`, `grace_ms`? |", "`worker` |", k.check_params, "params of workers.drain: the code has 'grace_ms'"),
+        ("`job`, `new_job`? |", "`job`, `id`? |", k.check_params, "params of jobs.retry: SPEC.md has 'id'"),
+        ("| `job.adopted` |", "| `job.taken` |", k.check_events, "kinds of events: SPEC.md has 'job.taken'"),
+        ("`name`, `session`, `lang` |", "`name`, `session` |", k.check_events, "keys of client.joined"),
         ("digest 9e9b", "digest 9e9a", k.check_digest, "section 5.2 says the digest 9e9a"),
         ("00 00 00 02  71 61", "00 00 00 02  71 62", k.check_digest, "do not give the broker's digest"),
         ('/ "None" / "Any"', '/ "null" / "Any"', k.check_inline, "simple types: SPEC.md has 'null'"),

@@ -21,10 +21,15 @@ def test_the_tables_of_messages_are_the_structs(check: Check) -> None:
     ("old", "new", "check", "said"),
     [
         ("| `lane` | name | |", "| `lane` | str | |", check_fields, "type of `lane`: SPEC.md says 'str'"),
-        ("| `lane` | name | | `\"default\"`", '| `lane` | name | | `"batch"`', check_fields, "default of `lane`"),
+        ('| `lane` | name | | `"default"`', '| `lane` | name | | `"batch"`', check_fields, "default of `lane`"),
         ("| `priority` | int 0–9 |", "| `priority` | int 0–8 |", check_fields, "type of `priority`"),
         ("| `priority` | int 0–9 | | `4`", "| `priority` | int 0–9 | | `5`", check_fields, "default of `priority`"),
-        ("| `window` | positive | chunks | none |", "| `window` | positive | chunks | required |", check_fields, "none"),
+        (
+            "| `window` | positive | chunks | none |",
+            "| `window` | positive | chunks | required |",
+            check_fields,
+            "none",
+        ),
         ("| `timeout_ms` | positive | ms |", "| `timeout_ms` | positive | s |", check_fields, "unit of `timeout_ms`"),
         ("| `fail_fast` | bool |", "| `failfast` | bool |", check_fields, "SPEC.md has `failfast`, the code does not"),
         ("| `more` | bool | | `false` |", "| `many` | bool | | `false` |", check_fields, "the code has `more`"),

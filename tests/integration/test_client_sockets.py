@@ -384,3 +384,24 @@ def test_fork_inherits_an_idle_interpreter_that_ends():
                 assert await child.end() == (0, "7 Y\n", "")
 
     run(main)
+
+
+def test_async_client_that_nobody_closed_lets_the_interpreter_end():
+    code = """
+        import asyncio, sys
+        from dspymq import AsyncClient
+
+        async def main():
+            client = AsyncClient(sys.argv[1])
+            job = client.submit("never", {"question": "x"})
+            print((await client.call("qa", question="x")).answer)
+
+        asyncio.run(main())
+    """
+
+    async def main() -> None:
+        async with RouterFront(fake()) as front:
+            with Child(code, front.address) as child:
+                assert await child.end() == (0, "X\n", "")
+
+    run(main)

@@ -244,6 +244,21 @@ def test_collected_client_says_bye_and_ends_its_thread(broker: FakeBroker):
     assert len(broker.seen(m.Bye)) == 1
 
 
+def test_client_that_nobody_holds_lives_as_long_as_its_jobs(broker: FakeBroker):
+    job = Client(transport=broker.transport()).submit("never", {"question": "x"})
+    gc.collect()
+    with pytest.raises(TimeoutError):
+        job.result(timeout_s=0.02)
+    thread = job._thread._thread
+    job.cancel()
+    with pytest.raises(exceptions.Cancelled):
+        job.result(timeout_s=10)
+    del job
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_works_beside_a_running_loop(client: Client):
     async def in_a_notebook() -> str:
         answer: str = client.call("qa", question="x").answer
@@ -270,3 +285,45 @@ def test_forked_child_is_told_and_the_parent_goes_on(client: Client):
     child.join(10)
     assert child.exitcode == 0
     assert client.call("qa", question="y").answer == "Y"
+
+
+def test_client_that_is_collected_while_a_lock_is_held_does_not_wait(broker: FakeBroker):
+    lock = threading.Lock()
+
+    def needs_the_lock() -> None:
+        with lock:
+            pass
+
+    client = Client(transport=broker.transport())
+    client.call("qa", question="x")
+    thread = client._shared.thread
+    with lock:
+        thread.call(needs_the_lock)
+        del client
+        gc.collect()
+    thread._thread.join(10)
+    assert not thread._thread.is_alive()
+
+
+def test_close_races_callers_and_leaves_none_waiting(broker: FakeBroker):
+    for _ in range(20):
+        client = Client(transport=broker.transport())
+        go = threading.Barrier(5)
+        outcomes: list[object] = []
+
+        def use(client: Client = client, go: threading.Barrier = go, outcomes: list[object] = outcomes) -> None:
+            go.wait()
+            for call in (client.ping, client.programs, lambda: client.call("qa", question="x").answer):
+                try:
+                    outcomes.append(call())
+                except exceptions.ClientClosed:
+                    outcomes.append(None)
+
+        threads = [threading.Thread(target=use, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        go.wait()
+        client.close()
+        for thread in threads:
+            thread.join(10)
+        assert len(outcomes) == 12

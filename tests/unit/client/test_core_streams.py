@@ -1,6 +1,7 @@
 """Streams: order, attempts, resets, gaps, credit."""
 
 from dspymq import events as ev
+from dspymq.chunks import Chunk
 from dspymq.protocol import client_messages as cm
 from tests.unit.client.core_bench import Bench, live_bench
 
@@ -93,6 +94,74 @@ def test_reconnect_in_the_middle_of_a_stream():
     assert bench.text() == [("answer", "abc", True)]
     bench.chunk(4, "d")
     bench.result(outputs={"answer": "abcd"}, chunks=5)
+    assert bench.text() == []
+
+
+def rejoined(bench: Bench, epoch: str = "epoch-1") -> Bench:
+    bench.feed(ev.LinkDown())
+    bench.live(epoch, "s2")
+    return bench
+
+
+def test_chunks_under_way_at_a_reconnect_are_left_to_the_reset():
+    bench = streaming()
+    bench.chunk(0, "a")
+    rejoined(bench)
+    bench.chunk(3, "d")
+    assert bench.text() == []
+    bench.chunk(4, "abcde", reset=True)
+    assert bench.text() == [("answer", "abcde", True)]
+
+
+def test_chunk_that_follows_is_taken_also_after_a_reconnect():
+    bench = streaming()
+    bench.chunk(0, "a")
+    rejoined(bench)
+    bench.chunk(1, "b")
+    assert bench.text() == [("answer", "b", False)]
+
+
+def test_broker_that_knows_nothing_begins_again_with_the_same_attempt():
+    bench = streaming()
+    for seq in range(3):
+        bench.chunk(seq, "old")
+    rejoined(bench, "epoch-2")
+    bench.chunk(0, "n")
+    assert bench.text() == [("answer", "n", True)]
+    bench.chunk(1, "ew")
+    assert bench.text() == [("answer", "ew", False)]
+    assert read(bench, 1) == []
+    bench.result(outputs={"answer": "new"}, chunks=2)
+    assert bench.text() == []
+
+
+def test_broker_that_knows_nothing_begins_again_with_a_lower_attempt():
+    bench = streaming()
+    bench.chunk(0, "old", attempt=3, reset=True)
+    rejoined(bench, "epoch-2")
+    bench.chunk(0, "new", attempt=1)
+    assert bench.text() == [("answer", "new", True)]
+    bench.chunk(1, "er", attempt=1)
+    assert bench.text() == [("answer", "er", False)]
+
+
+def test_reset_of_a_run_that_began_again_may_be_shorter_than_what_was_there():
+    bench = streaming()
+    for seq in range(5):
+        bench.chunk(seq, "old")
+    rejoined(bench, "epoch-2")
+    bench.chunk(1, "new", reset=True)
+    assert bench.text() == [("answer", "new", True)]
+    bench.chunk(2, "er")
+    assert bench.text() == [("answer", "er", False)]
+
+
+def test_stale_reset_is_dropped():
+    bench = streaming()
+    bench.chunk(0, "new", attempt=2, reset=True)
+    bench.chunk(7, "old", attempt=1, reset=True)
+    assert bench.text() == []
+    bench.chunk(0, "new", attempt=2, reset=True)
     assert bench.text() == []
 
 
@@ -192,3 +261,63 @@ def test_no_credit_without_a_session():
     bench.chunk(0, "x")
     bench.feed(ev.LinkDown())
     assert read(bench, 0) == []
+
+
+def test_gap_after_a_reconnect_is_taken_once_the_reset_was_there():
+    bench = streaming()
+    rejoined(bench)
+    bench.chunk(2, "abc", reset=True)
+    bench.chunk(4, "e")
+    assert bench.text() == [("answer", "e", False)]
+
+
+def test_chunk_of_another_attempt_under_way_at_a_reconnect_is_left_to_its_reset():
+    bench = streaming()
+    bench.chunk(0, "a")
+    rejoined(bench)
+    bench.chunk(1, "x", attempt=2)
+    assert bench.text() == []
+    bench.chunk(2, "xyz", attempt=2, reset=True)
+    assert bench.text() == [("answer", "xyz", True)]
+
+
+def test_reset_forgets_the_fields_that_it_does_not_bring():
+    bench = streaming()
+    bench.receive(cm.Chunk(job="j1", attempt=1, seq=0), fields={"reasoning": "r"})
+    bench.chunk(1, "a", reset=True)
+    bench.result(outputs={"reasoning": "r", "answer": "ab"}, chunks=3)
+    assert bench.text() == [("answer", "ab", True)]
+
+
+def test_started_of_the_running_attempt_voids_nothing():
+    bench = streaming()
+    bench.chunk(0, "a")
+    bench.receive(cm.Started(job="j1", attempt=1, revision="r", worker="w"))
+    assert bench.text() == []
+    bench.chunk(1, "b")
+    assert bench.text() == [("answer", "b", False)]
+
+
+def test_start_of_another_attempt_before_any_text_shows_nothing_and_ends_the_earlier():
+    bench = streaming()
+    bench.receive(cm.Started(job="j1", attempt=1, revision="r", worker="w"))
+    bench.receive(cm.Started(job="j1", attempt=2, revision="r", worker="w"))
+    assert bench.text() == []
+    bench.chunk(0, "late", attempt=1)
+    assert bench.text() == []
+
+
+def test_result_of_an_attempt_whose_text_never_came_is_mended_and_says_so():
+    bench = streaming()
+    bench.chunk(0, "a")
+    bench.chunk(1, "b")
+    bench.result(outputs={"answer": "xy"}, attempt=2, chunks=2)
+    (text,) = bench.of(ev.JobText)
+    assert text.chunks == [Chunk("answer", "xy", True, 2, 1)]
+
+
+def test_text_of_an_earlier_attempt_is_replaced_although_the_last_one_streamed_nothing():
+    bench = streaming()
+    bench.chunk(0, "old")
+    bench.result(outputs={"answer": "cached"}, attempt=2, chunks=0)
+    assert bench.text() == [("answer", "cached", True)]

@@ -66,8 +66,13 @@ def test_what_the_broker_does_not_keep_is_stopped_and_forgotten() -> None:
     rig.broker(w.Synced(keep=[]))
     assert rig.told(w.Cancel) == [(executor, w.Cancel(lease="running", cause="fenced", grace_ms=5_000))]
     assert rig.sent(w.Result) == []
+    # The broker does not count this lease any more, but until it has stopped it takes a slot.
+    assert rig.last_ready().slots == {"default": 7}
     assert rig.chunk(executor, "running", 0) == []
-    assert rig.finish(executor, "running") == []
+    (told,) = rig.finish(executor, "running")
+    assert isinstance(told, ef.ToBroker)
+    assert isinstance(told.message, w.Ready)
+    assert told.message.slots == {"default": 8}
     assert not rig.core.busy
     assert rig.resync() == []
 

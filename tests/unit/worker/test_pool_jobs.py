@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from dspymq.protocol import Limits
+from dspymq.protocol import Limits, body
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.messages import Error, Ping
 from dspymq.worker.supervisor import effects as ef
@@ -249,6 +249,8 @@ def test_the_embedded_lm_is_asked_for_and_answered() -> None:
     rig = Rig().running()
     rig.executor("pool/1", w.Request(rid="1", method="local_lm.url"))
     assert rig.effects == [ef.AskLocalLm("pool/1", "1")]
+    rig.executor("pool/1", w.Request(rid="2", method="local_lm.url"), body.encode(params={"again": True}))
+    assert rig.effects == [ef.AskLocalLm("pool/1", "2", again=True)]
     rig.do(ev.LocalLmAnswer("pool/1", "1", "http://127.0.0.1:1"))
     assert [message.rid for _, message in rig.told(w.Reply)] == ["1"]
     rig.do(ev.LocalLmAnswer("pool/1", "2", None, "not installed"))

@@ -23,6 +23,8 @@ class PlayedExecutor:
         self.is_ready = False
         self.leases: dict[str, bool] = {}  # started?
         self.cancelled: set[str] = set()
+        self.had_jobs = 0
+        self.alone = False
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -45,6 +47,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.ends: dict[str, list[str]] = defaultdict(list)
         self.results: set[str] = set()
         """Received and not yet acked."""
+        self.dropped: set[str] = set()
+        self.alone: set[str] = set()
+        """Leases that must run alone."""
 
     # -- the world does what the core says --------------------------------------------------------------------------
 
@@ -69,13 +74,18 @@ class PoolMachine(RuleBasedStateMachine):
             assert name not in self.killed
             assert message.lease not in executor.leases
             executor.leases[message.lease] = False
+            executor.had_jobs += 1
             assert len(executor.leases) <= SLOTS
+            if message.lease in self.alone or executor.alone:
+                assert executor.had_jobs == 1, "an isolated job shares its process with nobody, before or after"
+                executor.alone = True
         elif isinstance(message, w.Cancel):
             executor.cancelled.add(message.lease)
         elif isinstance(message, Bye):
             assert not executor.leases
 
     def heard(self, message: object) -> None:
+        assert getattr(message, "lease", None) not in self.dropped, "of a dropped lease nothing is sent"
         if isinstance(message, w.Ready):
             self.granted = message.slots.get("default", 0)
             if message.held is not None:
@@ -91,6 +101,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.live.discard(message.lease)
             # One that was sent again after an outage must say the same.
             assert set(self.ends[message.lease]) <= {kind}
+            assert self.ends[message.lease], "an end of a lease that nobody has"
             if kind == "result":
                 self.results.add(message.lease)
         elif isinstance(message, w.Started | w.Chunk | w.Progress):
@@ -125,6 +136,7 @@ class PoolMachine(RuleBasedStateMachine):
             dropped = keep.pop(pick % len(keep))
             self.live.discard(dropped)
             self.results.discard(dropped)
+            self.dropped.add(dropped)
         missing = {lease for lease in self.live if lease not in self.page}
         self.page = None
         self.synced = True
@@ -138,6 +150,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.counter += 1
         lease = f"l{self.counter:04}"
         self.live.add(lease)
+        if isolate:
+            self.alone.add(lease)
         message = w.Dispatch(
             lease=lease,
             ns="a",

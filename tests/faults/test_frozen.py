@@ -1,0 +1,177 @@
+"""Processes that stand still and go on (SIGSTOP, SIGCONT), past the time after which they count as dead.
+
+The time for which something is frozen is the fault itself; nothing is waited for by sleeping.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dspymq import Client, exceptions
+from dspymq.protocol import body as bodies
+from dspymq.protocol import client_messages as c
+from dspymq.protocol import new_uuid7
+from tests.faults.peers import RawClient
+from tests.faults.system import PATIENCE_S, PROGRAMS, Bystander, running_system
+from tests.lm import ScriptedLM, expected_answer
+from tests.processes import running_broker, running_pool, wait_until
+
+QUICK = {"DSPYMQ_BROKER_WORKER_PING_MS": "200"}
+QUICK_BOTH = {**QUICK, "DSPYMQ_BROKER_CLIENT_PING_MS": "200"}
+DEAD_S = 0.6
+STALLS = {"DSPYMQ_WORKER_STALL_MS": "1000", "DSPYMQ_WORKER_BEAT_MS": "100", "DSPYMQ_WORKER_CANCEL_GRACE_MS": "500"}
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """The process stands still while the block runs."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("freeze_s", [0.5 * DEAD_S, 1.2 * DEAD_S, 3 * DEAD_S])
+def test_a_broker_that_stood_still_loses_nobody(freeze_s: float) -> None:
+    """It hears what was said meanwhile before it judges: no worker is lost, no attempt charged, no LM call repeated."""
+    with running_system(broker_environ=QUICK_BOTH) as system:
+        jobs = [system.client.submit("qa", {"question": f"#job=still{n} #hang"}, timeout_s=60) for n in range(6)]
+        for n in range(6):
+            system.lm.wait_open(f"still{n}")
+        for _ in range(4):
+            with frozen(system.broker.pid):
+                time.sleep(freeze_s)
+            system.still_serves()
+        counts = system.client.stats()["counts"]
+        assert counts.get("workers_lost", 0) == 0
+        assert counts.get("requeued", 0) == 0
+        system.lm.release()
+        assert [job.result(PATIENCE_S).attempt for job in jobs] == [1] * 6
+        assert [system.lm.job(f"still{n}").requests for n in range(6)] == [1] * 6
+
+
+def test_a_pool_that_stood_still_for_a_moment_is_not_lost() -> None:
+    with running_system(broker_environ=QUICK) as system:
+        job = system.client.submit("qa", {"question": "#job=moment #hang"})
+        system.lm.wait_open("moment")
+        with frozen(system.pool.pid):
+            # The answer comes while the supervisor stands still: it waits in the executor's pipe.
+            system.lm.release("moment")
+            system.lm.wait_idle()
+            time.sleep(0.3 * DEAD_S)
+        assert job.result(PATIENCE_S).attempt == 1
+        assert system.lm.job("moment").requests == 1
+
+
+@pytest.mark.parametrize("answered_while_frozen", [True, False])
+def test_a_pool_frozen_past_its_death_gives_no_second_end(answered_while_frozen: bool) -> None:
+    """Its jobs run elsewhere; when it goes on, what it holds is dropped, stopped at the LM, and it serves again."""
+    with (
+        ScriptedLM() as lm,
+        running_broker(environ=QUICK) as broker,
+        running_pool(broker, targets=[PROGRAMS], lm=lm, name="frozen", concurrency=3) as pool,
+        RawClient(broker.clients) as client,
+        Client(broker.clients) as watcher,
+    ):
+        client.hello()
+        jobs = []
+        for n in range(3):
+            jobs.append(job := new_uuid7())
+            submit = c.Submit(job=job, program="qa", timeout_ms=60_000, want=["started"])
+            client.send(submit, bodies.encode(inputs={"question": f"#job=f{n} #hang"}))
+            lm.wait_open(f"f{n}")
+        with running_pool(broker, targets=[PROGRAMS], lm=lm, name="awake", concurrency=3):
+            with frozen(pool.pid):
+                for n in range(3):
+                    lm.wait_open(f"f{n}", 2)
+                if answered_while_frozen:
+                    lm.release()
+                    results = [client.result(job)[0] for job in jobs]
+            if not answered_while_frozen:
+                # The thawed pool learns that its leases are gone, and closes their requests.
+                for n in range(3):
+                    lm.wait_disconnected(f"f{n}")
+                lm.release()
+                results = [client.result(job)[0] for job in jobs]
+            assert [(result.code, result.attempt) for result in results] == [("OK", 2)] * 3
+            wait_until(lambda: pool.row().get("state") == "ready", 10.0, "the thawed pool")
+        # The other pool is gone now: the thawed one has all its slots.
+        later = [watcher.submit("qa", {"question": f"#job=l{n} #hang"}) for n in range(3)]
+        for n in range(3):
+            lm.wait_open(f"l{n}")
+        lm.release()
+        for job in later:
+            assert job.result(PATIENCE_S).attempt <= 2
+        client.round_trip()
+        ends = [message.job for message, _ in client.seen if isinstance(message, c.Result)]
+        assert sorted(ends) == sorted(jobs)
+        assert [lm.job(f"f{n}").requests for n in range(3)] == [2, 2, 2]
+
+
+def test_a_frozen_executor_gets_no_jobs_and_goes_on_where_it_was() -> None:
+    with running_system(processes=2, concurrency=1, pool_environ=STALLS) as system:
+        job = system.client.submit("qa", {"question": "#job=iced #hang"}, watch=["started"], timeout_s=60)
+        system.lm.wait_open("iced")
+        wait_until(lambda: job.worker, 10.0, "started")
+        assert job.worker is not None
+        with frozen(system.pool.pid_of(job.worker)):
+            wait_until(lambda: "stalled" in [e["state"] for e in system.pool.executors()], 10.0, "a stall")
+            for n in range(5):
+                assert system.ask(f"beside {n}") == expected_answer("answer", f"beside {n}")
+            system.lm.release("iced")
+        assert job.result(PATIENCE_S).attempt == 1
+        assert system.lm.job("iced").requests == 1
+        system.pool.wait_ready(2)
+
+
+def test_a_frozen_executor_costs_its_job_the_deadline_and_no_more() -> None:
+    """Never thawed: one DEADLINE_EXCEEDED in time, the process is killed and replaced, the other one serves on."""
+    with running_system(processes=2, concurrency=1, pool_environ=STALLS) as system:
+        job = system.client.submit("qa", {"question": "#job=stone #hang"}, watch=["started"], timeout_s=2.0)
+        system.lm.wait_open("stone")
+        wait_until(lambda: job.worker, 10.0, "started")
+        assert job.worker is not None
+        stone = system.pool.pid_of(job.worker)
+        os.kill(stone, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(exceptions.DeadlineExceeded):
+            job.result(PATIENCE_S)
+        assert time.monotonic() - began < 6
+        wait_until(lambda: stone not in system.pool.executor_pids(), 10.0, "the end of the frozen process")
+        system.pool.wait_ready(2)
+        system.lm.wait_disconnected("stone")
+        system.still_serves()
+
+
+def test_an_idle_frozen_executor_is_replaced() -> None:
+    with running_system(processes=2, concurrency=1, pool_environ=STALLS) as system:
+        stone = system.pool.executor_pids()[0]
+        os.kill(stone, signal.SIGSTOP)
+        wait_until(lambda: stone not in system.pool.executor_pids(), 10.0, "the end of the frozen process")
+        system.pool.wait_ready(2)
+        with Bystander(system):
+            pass
+
+
+def test_calls_queued_for_a_frozen_executor_are_not_stuck_behind_it() -> None:
+    """What was sent to it before it stood still, and never started, does not wait for its end of the world."""
+    with running_system(processes=2, concurrency=4, pool_environ=STALLS) as system:
+        stone = system.pool.executor_pids()[0]
+        with frozen(stone):
+            jobs = [system.client.submit("echo", {"text": str(n)}, timeout_s=20) for n in range(8)]
+            others = [job for job in jobs if wait_done(job, 1.0)]
+            # Half of them went to the frozen process; the rest were answered at once.
+            assert len(others) >= 4
+        assert sorted(job.result(PATIENCE_S).text for job in jobs) == [str(n) for n in range(8)]
+
+
+def wait_done(job: object, timeout_s: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        job.result(timeout_s)  # type: ignore[attr-defined]
+        return True
+    return False

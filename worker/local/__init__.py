@@ -1,0 +1,1 @@
+"""The embedded small language model of the `local` profile: its packages, its server, its process."""

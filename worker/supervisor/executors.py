@@ -1,0 +1,370 @@
+"""The executors of a pool: which there are, which take jobs, and when another is started or one is killed."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Final
+
+from dspymq.protocol.messages import Bye, ReleaseCause
+from dspymq.worker.supervisor.context import Context
+from dspymq.worker.supervisor.effects import KillExecutor, StartExecutor
+
+if TYPE_CHECKING:
+    from dspymq.worker.supervisor.leases import Lease
+
+BYE_MS: Final = 2_000
+"""How long an executor that was told to exit may take."""
+
+YOUNG_MS: Final = 1_000
+"""An executor that ends within this time, and never had a job, counts as one that could not start."""
+
+BACKOFF_MS: Final = 200
+MAX_BACKOFF_MS: Final = 5_000
+FORGIVEN_MS: Final = 30_000
+"""So long after the last failed start the pauses begin small again."""
+
+
+class ExecutorState(enum.Enum):
+    """The life of an executor."""
+
+    STARTING = "starting"
+    READY = "ready"
+    CONDEMNED = "condemned"
+    """A job of it ignored its cancel: it gets no more, and is killed."""
+    LEAVING = "leaving"
+    """It was told to exit."""
+
+
+class Executor:
+    """One process that runs programs. `isolated` ones run one job and are ended after it."""
+
+    __slots__ = (
+        "beat_ms",
+        "excused",
+        "had_jobs",
+        "id",
+        "isolated",
+        "kill_ms",
+        "killed",
+        "killed_for",
+        "leases",
+        "pid",
+        "ready_ms",
+        "slots",
+        "stalled",
+        "started_ms",
+        "state",
+        "used",
+    )
+
+    def __init__(self, executor: str, now_ms: int, *, isolated: bool) -> None:
+        self.id = executor
+        self.isolated = isolated
+        self.state = ExecutorState.STARTING
+        self.pid: int | None = None
+        self.started_ms = now_ms
+        self.ready_ms: int | None = None
+        self.beat_ms = now_ms
+        """When it was last heard."""
+        self.stalled = False
+        self.slots: dict[str, int] = {}
+        self.used: dict[str, int] = {}
+        self.leases: dict[str, Lease] = {}
+        self.had_jobs = False
+        self.kill_ms: int | None = None
+        self.killed = False
+        self.killed_for: ReleaseCause | None = None
+        """Why it was killed, where that is not a crash of its own."""
+        self.excused = False
+        """Its exit is no failure: it asked to be spawned instead of forked."""
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether its slots count as the pool's."""
+        return self.state is ExecutorState.READY and not self.stalled and not self.isolated and not self.killed
+
+    def free(self, lane: str) -> int:
+        """Slots of the lane that are not taken."""
+        return self.slots.get(lane, 0) - self.used.get(lane, 0)
+
+    def add(self, lease: Lease) -> None:
+        """A lease takes a slot."""
+        self.leases[lease.id] = lease
+        self.used[lease.lane] = self.used.get(lease.lane, 0) + 1
+        self.had_jobs = True
+        lease.executor = self
+
+    def remove(self, lease: Lease) -> None:
+        """A lease gives its slot back."""
+        del self.leases[lease.id]
+        self.used[lease.lane] -= 1
+        lease.executor = None
+        lease.body = b""
+
+    def shown_state(self) -> str:
+        """The one word for `dspymq status`."""
+        if self.state is ExecutorState.READY:
+            if self.stalled:
+                return "stalled"
+            return "isolated" if self.isolated else "ready"
+        return str(self.state.value)
+
+    def describe(self, wall_offset_ms: int) -> dict[str, Any]:
+        """Its entry in the body of `ready`; times are Unix time."""
+        return {
+            "id": self.id,
+            "pid": self.pid,
+            "state": self.shown_state(),
+            "slots": dict(self.slots),
+            "in_flight": len(self.leases),
+            "started_at_ms": self.started_ms + wall_offset_ms,
+        }
+
+
+class Crew:
+    """All executors of the pool. `changed` is set when what the pool offers, or shows, has changed."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._numbers = 0
+        self._failures = 0
+        self._failed_ms = 0
+        self._not_before_ms = 0
+        self.executors: dict[str, Executor] = {}
+        self.spawn = context.settings.spawn
+        self._lanes: dict[str, None] = {}
+        """Every lane that was ever offered: one without executors has 0 slots, it does not vanish."""
+        self.ever_ready = False
+        self.changed = False
+        self._short = True
+        """An executor may be missing."""
+
+    def choose(self, lane: str) -> Executor | None:
+        """The executor with the most free slots in the lane, or None when all are taken."""
+        best = None
+        most = 0
+        for executor in self.executors.values():
+            free = executor.free(lane)
+            if free > most and executor.takes_jobs:
+                best = executor
+                most = free
+        return best
+
+    def slots(self) -> dict[str, int]:
+        """The slots of the pool as the broker must count them; a lane whose executors are all away stands with 0.
+
+        The broker counts every lease that it knows against them. So a lease on an executor that takes no more jobs
+        keeps its slot until it ends, and one that the broker has dropped takes its slot away until it is stopped.
+        """
+        total = dict.fromkeys(self._lanes, 0)
+        for executor in self.executors.values():
+            takes_jobs = executor.takes_jobs
+            if takes_jobs:
+                for lane, count in executor.slots.items():
+                    total[lane] += count
+            elif executor.isolated:
+                continue
+            for lease in executor.leases.values():
+                if lease.dropped is takes_jobs:
+                    total[lease.lane] += -1 if takes_jobs else 1
+        return total
+
+    def ensure(self) -> None:
+        """Start all executors that are missing, at once."""
+        context = self._context
+        if not self._short or context.closing:
+            return
+        serving = sum(
+            executor.state in (ExecutorState.STARTING, ExecutorState.READY) and not executor.killed
+            for executor in self.executors.values()
+            if not executor.isolated
+        )
+        missing = context.settings.processes - serving
+        if missing > 0 and context.now_ms < self._not_before_ms:
+            context.alarm.set(self._not_before_ms)
+            return
+        self._short = False
+        for _ in range(missing):
+            self._start(isolated=False)
+
+    def start_isolated(self, waiting: int) -> None:
+        """Start what the waiting leases need, up to `processes` isolated executors in all."""
+        context = self._context
+        if context.closing:
+            return
+        there = [executor for executor in self.executors.values() if executor.isolated]
+        coming = sum(executor.state is ExecutorState.STARTING and not executor.killed for executor in there)
+        room = context.settings.processes - len(there)
+        wanted = waiting - coming
+        if min(room, wanted) <= 0:
+            return
+        if context.now_ms < self._not_before_ms:
+            context.alarm.set(self._not_before_ms)
+            return
+        for _ in range(min(room, wanted)):
+            self._start(isolated=True)
+
+    def process_started(self, executor: Executor, pid: int) -> None:
+        """Its process exists."""
+        executor.pid = pid
+        executor.started_ms = executor.beat_ms = self._context.now_ms
+
+    def ready(self, executor: Executor, slots: dict[str, int]) -> None:
+        """The executor can take jobs."""
+        executor.state = ExecutorState.READY
+        executor.ready_ms = self._context.now_ms
+        executor.slots = dict(slots)
+        self._lanes.update(dict.fromkeys(slots))
+        self.ever_ready = True
+        self.changed = True
+
+    def heard(self, executor: Executor) -> None:
+        """Any message of an executor is a beat."""
+        executor.beat_ms = self._context.now_ms
+        if executor.stalled:
+            executor.stalled = False
+            self.changed = True
+            self._context.info(f"executor.recovered executor={executor.id} pid={executor.pid}")
+
+    def fall_back_to_spawn(self, why: str) -> None:
+        """The programs started a thread while they were imported: forking that process is not safe."""
+        if not self.spawn:
+            self.spawn = True
+            self._context.warning(f"pool.spawn {why}; executors are spawned, each imports the programs by itself")
+
+    def condemn(self, executor: Executor, lease: Lease) -> None:
+        """A job of it ignored its cancel: replace it now, kill it when its other jobs are over or had their time."""
+        if executor.state is ExecutorState.CONDEMNED:
+            return
+        context = self._context
+        context.warning(
+            f"executor.condemned executor={executor.id} pid={executor.pid} lease={lease.id} in_flight="
+            f"{len(executor.leases)} reason=ignored_{lease.cancel_cause}"
+        )
+        executor.state = ExecutorState.CONDEMNED
+        self._short = True
+        executor.kill_ms = context.now_ms + context.settings.grace_ms
+        context.alarm.set(executor.kill_ms)
+        self.changed = True
+
+    def leave(self, executor: Executor) -> None:
+        """Tell an executor that has no jobs to exit."""
+        if executor.state is ExecutorState.LEAVING:
+            return
+        executor.state = ExecutorState.LEAVING
+        self._short = True
+        executor.kill_ms = self._context.now_ms + BYE_MS
+        self._context.alarm.set(executor.kill_ms)
+        self._context.to_executor(executor.id, Bye(reason="done"))
+        self.changed = True
+
+    def kill(self, executor: Executor, cause: ReleaseCause | None) -> None:
+        """SIGKILL; its jobs are settled when it is gone."""
+        if not executor.killed:
+            executor.killed = True
+            self._short = True
+            executor.killed_for = cause
+            executor.kill_ms = None
+            self._context.effects.append(KillExecutor(executor.id))
+            self.changed = True
+
+    def gone(self, executor: Executor, exit_code: int | None) -> None:
+        """Its process has ended; its leases were settled before."""
+        context = self._context
+        del self.executors[executor.id]
+        self._short = True
+        self.changed = True
+        expected = executor.killed or executor.state is ExecutorState.LEAVING or context.closing
+        if not expected and not executor.excused:
+            context.warning(
+                f"executor.died executor={executor.id} pid={executor.pid} exit={exit_code} "
+                f"in_flight={len(executor.leases)}"
+            )
+        lived_ms = 0 if executor.ready_ms is None else context.now_ms - executor.ready_ms
+        failed = not expected or executor.ready_ms is None
+        if failed and not executor.excused and not executor.had_jobs and lived_ms < YOUNG_MS:
+            self._back_off()
+
+    def look(self) -> None:
+        """Time passed: who is silent, who is to be killed."""
+        for executor in self.executors.values():
+            if executor.killed:
+                continue
+            if executor.kill_ms is not None:
+                self._look_at_leaving(executor, executor.kill_ms)
+            elif executor.state is ExecutorState.STARTING:
+                self._look_at_starting(executor)
+            else:
+                self._look_at_beats(executor)
+
+    def forgive_silence(self) -> None:
+        """The supervisor itself did not listen: nobody's silence counts."""
+        for executor in self.executors.values():
+            executor.beat_ms = self._context.now_ms
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _start(self, *, isolated: bool) -> None:
+        context = self._context
+        self._numbers += 1
+        executor = Executor(f"{context.settings.name}/{self._numbers}", context.now_ms, isolated=isolated)
+        self.executors[executor.id] = executor
+        context.effects.append(StartExecutor(executor.id, self.spawn))
+        context.alarm.set(context.now_ms + context.settings.start_timeout_ms)
+        self.changed = True
+
+    def _back_off(self) -> None:
+        context = self._context
+        if context.now_ms < self._not_before_ms:
+            return
+        if context.now_ms - self._failed_ms > FORGIVEN_MS:
+            self._failures = 0
+        self._failed_ms = context.now_ms
+        pause = min(MAX_BACKOFF_MS, BACKOFF_MS << min(self._failures, 10))
+        pause = int(pause * (0.5 + 0.5 * context.random()))
+        self._failures += 1
+        self._not_before_ms = context.now_ms + pause
+        context.alarm.set(self._not_before_ms)
+        context.warning(f"pool.backoff reason=executors_end_before_ready failures={self._failures} pause_ms={pause}")
+
+    def _look_at_leaving(self, executor: Executor, kill_ms: int) -> None:
+        if self._context.now_ms >= kill_ms:
+            self.kill(executor, "stall" if executor.state is ExecutorState.CONDEMNED else executor.killed_for)
+        else:
+            self._context.alarm.set(kill_ms)
+
+    def _look_at_starting(self, executor: Executor) -> None:
+        context = self._context
+        due_ms = executor.started_ms + context.settings.start_timeout_ms
+        if context.now_ms < due_ms:
+            context.alarm.set(due_ms)
+        elif executor.pid is not None:
+            context.error(f"executor.start_timeout executor={executor.id} pid={executor.pid}")
+            self.kill(executor, None)
+        else:
+            # Nothing to kill yet: the fork server still imports the programs.
+            context.warning(f"pool.start_slow executor={executor.id} reason=still_importing_the_programs")
+            executor.started_ms = context.now_ms
+            context.alarm.set(context.now_ms + context.settings.start_timeout_ms)
+
+    def _look_at_beats(self, executor: Executor) -> None:
+        context = self._context
+        silent_ms = context.now_ms - executor.beat_ms
+        stall_ms = context.settings.stall_ms
+        if silent_ms < stall_ms:
+            context.alarm.set(executor.beat_ms + stall_ms)
+            return
+        if not executor.stalled:
+            executor.stalled = True
+            self.changed = True
+            context.warning(
+                f"executor.stalled executor={executor.id} pid={executor.pid} silent_ms={silent_ms} "
+                f"in_flight={len(executor.leases)}"
+            )
+        if executor.leases:
+            return
+        # Nothing is lost with one that has no jobs, and no deadline would ever end it.
+        if silent_ms >= 2 * stall_ms:
+            self.kill(executor, "stall")
+        else:
+            context.alarm.set(executor.beat_ms + 2 * stall_ms)

@@ -5,8 +5,10 @@ import click
 from dspymq.cli import options
 from dspymq.cli.broker import broker
 from dspymq.cli.call import call
+from dspymq.cli.drain import drain, undrain
 from dspymq.cli.exit_codes import table
 from dspymq.cli.group import Commands
+from dspymq.cli.jobs import jobs
 from dspymq.cli.local import local
 from dspymq.cli.ping import ping
 from dspymq.cli.programs import programs
@@ -58,7 +60,7 @@ def cli() -> None:
     """See HELP."""
 
 
-for _verb in (broker, worker, up, call, programs, status, ping, local):
+for _verb in (broker, worker, up, call, programs, status, jobs, drain, undrain, ping, local):
     cli.add_command(_verb)
 
 

@@ -102,7 +102,7 @@ class ModelUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     input_tokens: Count = 0
     output_tokens: Count = 0
-    cost: float | None = None
+    cost: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):

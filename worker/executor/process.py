@@ -37,9 +37,12 @@ def fresh_seeds() -> None:
 
 
 def set_signals() -> None:
-    """SIGINT goes to the whole terminal group and is the supervisor's to decide; SIGTERM ends this process at once."""
+    """What a terminal (SIGINT) or a service manager (SIGTERM) sends to the whole group is the supervisor's to act on.
+
+    SIGTERM gets a handler instead of being ignored, since ignoring would be inherited by what programs start.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
 
 
 def leave(code: int) -> None:

@@ -1,5 +1,6 @@
 """What one job used at its LMs: calls, tokens, cost, and the time during which at least one call was open."""
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -57,7 +58,7 @@ class JobUsage(UsageTracker):  # type: ignore[misc]
         with self._lock:
             self._ours.add(str(model))
             self._add(str(model), input_tokens or 0, output_tokens or 0)
-            if cost is not None:
+            if cost is not None and math.isfinite(cost) and cost >= 0:
                 self._costs[str(model)] = self._costs.get(str(model), 0.0) + cost
 
     def add_usage(self, lm: str, usage_entry: Mapping[str, Any]) -> None:

@@ -189,15 +189,14 @@ def test_the_end_of_the_pipe_ends_the_process_even_with_a_thread_that_hangs(tmp_
     run(test)
 
 
-def test_signals(tmp_path: Path) -> None:
+def test_signals_to_the_whole_group_are_the_supervisors_to_act_on(tmp_path: Path) -> None:
     async def test() -> None:
         async with executor(tmp_path, []) as child:
             await child.next(w.Ready)
-            os.kill(child.process.pid, signal.SIGINT)
-            child.pipe.send(Ping(n=5))
-            await child.next(Pong, lambda pong: pong.n == 5)
-            os.kill(child.process.pid, signal.SIGTERM)
-            assert await asyncio.to_thread(child.exit_code) == -signal.SIGTERM
+            for n, number in enumerate((signal.SIGINT, signal.SIGTERM)):
+                os.kill(child.process.pid, number)
+                child.pipe.send(Ping(n=n))
+                await child.next(Pong, lambda pong, n=n: pong.n == n)
 
     run(test)
 

@@ -81,6 +81,8 @@ def strategy_for(kind: Any) -> st.SearchStrategy[Any]:
             return st.text(min_size=meta.min_length or 0, max_size=min(meta.max_length or 20, 20))
         if kind.__origin__ is int:
             return st.integers(meta.ge, meta.le)
+        if kind.__origin__ is float:
+            return st.floats(meta.ge, meta.le)
         return strategy_for(kind.__origin__)
     if origin is list:
         return st.lists(strategy_for(args[0]), max_size=3)

@@ -16,7 +16,10 @@ from dspymq.transport import LoopSocket, Unreachable, router
 log = logging.getLogger("dspymq.broker")
 
 MAX_OUTBOX_BYTES: Final = 8 * 1024 * 1024
-"""Chunks and events that may wait for one peer; past it its session ends as a slow consumer."""
+"""What may wait for one peer, bodies of jobs aside; past it nothing of it is sent and its session ends."""
+
+MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
+"""Results and dispatches that may wait for one peer, likewise: they are still in the store, or requeued."""
 
 P = TypeVar("P", bound=Hashable)
 
@@ -25,7 +28,8 @@ class Endpoint(Generic[P]):
     """Sends and receives at one address; what frames mean is the callers' business.
 
     `on_frames(frames)` gets each message with its routing envelope; `prefix(peer)` is the envelope of an answer.
-    `on_unreachable(peer)` and `on_slow(peer)` report peers that are gone or do not read.
+    `on_unreachable(peer)` and `on_slow(peer)` report peers that are gone or do not read. Messages of the types in
+    `with_jobs` carry what is bounded elsewhere.
     """
 
     def __init__(
@@ -38,8 +42,10 @@ class Endpoint(Generic[P]):
         prefix: Callable[[P], Sequence[bytes]],
         on_unreachable: Callable[[P], None],
         on_slow: Callable[[P], None],
+        with_jobs: type[Header],
     ) -> None:
         self._prefix = prefix
+        self._with_jobs = with_jobs
         self._on_unreachable = on_unreachable
         self._on_slow = on_slow
         self._outboxes: dict[P, Outbox] = {}
@@ -52,7 +58,7 @@ class Endpoint(Generic[P]):
         self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.socket = LoopSocket(socket, on_frames, self._flush, on_round)
 
-    def send(self, peer: P, message: Header, body: bytes, *, droppable: bool = False) -> None:
+    def send(self, peer: P, message: Header, body: bytes) -> None:
         """Send now, or as soon as the peer can take it."""
         try:
             frames = [*self._prefix(peer), *encode(message, body)]
@@ -68,8 +74,10 @@ class Endpoint(Generic[P]):
                 self._on_unreachable(peer)
                 return
             outbox = self._outboxes[peer] = Outbox()
-        outbox.add(frames, droppable=droppable)
-        if droppable and outbox.droppable_bytes > MAX_OUTBOX_BYTES:
+        outbox.add(frames, counts=type(message) is not self._with_jobs)
+        if outbox.counted_bytes > MAX_OUTBOX_BYTES or outbox.other_bytes > MAX_WAITING_BYTES:
+            # Also of a peer that has no session, and so nothing that could end.
+            self.drop(peer)
             self._on_slow(peer)
 
     def drop(self, peer: P) -> None:

@@ -17,7 +17,7 @@ from dspymq.broker.core import BrokerCore
 from dspymq.broker.core import events as ev
 from dspymq.broker.core.effects import DropClient, DropWorker, ToClient, ToWorker
 from dspymq.broker.endpoint import Endpoint
-from dspymq.protocol import ProtocolError, client_codec, new_uuid7, worker_codec
+from dspymq.protocol import ProtocolError, client_codec, client_messages, new_uuid7, worker_codec, worker_messages
 
 log = logging.getLogger("dspymq.broker")
 
@@ -29,6 +29,8 @@ MIN_STALL_MS: Final = 250
 
 CATCH_UP: Final = 20_000
 """Messages received at most before a tick that comes late, so that peers are not judged by the broker's own stall."""
+
+MAX_ENVELOPE_BYTES: Final = 64
 
 LINGER_MS: Final = 500
 """How long goodbyes may take to leave when the broker stops."""
@@ -70,6 +72,7 @@ class Broker:
                 prefix=_client_prefix,
                 on_unreachable=lambda peer: self._defer(ev.ClientUnreachable(peer)),
                 on_slow=lambda peer: self._defer(ev.SlowConsumer(peer)),
+                with_jobs=client_messages.Result,
             )
             self._workers = Endpoint(
                 self._context,
@@ -78,7 +81,8 @@ class Broker:
                 on_round=self._round_over,
                 prefix=_worker_prefix,
                 on_unreachable=lambda peer: self._defer(ev.WorkerUnreachable(peer)),
-                on_slow=lambda peer: None,
+                on_slow=lambda peer: self._defer(ev.SlowWorker(peer)),
+                with_jobs=worker_messages.Dispatch,
             )
         except zmq.ZMQError:
             self._close(0)
@@ -185,8 +189,8 @@ class Broker:
         self._applying = True
         for effect in effects:
             match effect:
-                case ToClient(peer, message, body, droppable):
-                    clients.send(peer, message, body, droppable=droppable)
+                case ToClient(peer, message, body):
+                    clients.send(peer, message, body)
                 case ToWorker(peer, message, body):
                     workers.send(peer, message, body)
                 case DropClient(peer):
@@ -197,11 +201,14 @@ class Broker:
 
 
 def _client_peer(frames: list[bytes]) -> tuple[ev.ClientPeer, list[bytes]]:
-    """Who sent this, and the message itself: a REQ peer's envelope is all frames through the first empty one."""
+    """Who sent this, and the message itself: a REQ peer's envelope is all frames through the first empty one.
+
+    It is kept as long as its job and echoed, so it is small (REQ_CORRELATE's id has 4 bytes); another is none.
+    """
     route = frames[0]
     if b"" in frames[1:-1]:
         end = frames.index(b"", 1)
-        if end <= 2:
+        if end <= 2 and len(frames[1]) <= MAX_ENVELOPE_BYTES:
             return ev.OneShot(route, tuple(frames[1 : end + 1])), frames[end + 1 :]
     return route, frames[1:]
 

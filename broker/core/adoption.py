@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from dspymq.broker.core import job as ends
+from dspymq.broker.core.bounds import Bounds
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.job import Job, JobKey, Lease
 from dspymq.broker.core.jobs import JobMachine, need_of
@@ -28,7 +29,13 @@ class Adoption:
     """Brings jobs and the workers that hold them together again."""
 
     def __init__(
-        self, context: Context, store: JobStore, scheduler: Scheduler, fleet: Fleet, machine: JobMachine
+        self,
+        context: Context,
+        store: JobStore,
+        scheduler: Scheduler,
+        fleet: Fleet,
+        machine: JobMachine,
+        bounds: Bounds,
     ) -> None:
         self._context = context
         self._settings = context.settings
@@ -36,6 +43,7 @@ class Adoption:
         self._scheduler = scheduler
         self._fleet = fleet
         self._machine = machine
+        self._bounds = bounds
 
     def park(self, job: Job) -> None:
         """The job was sent to another broker before: give the worker that may have it time to say so."""
@@ -51,7 +59,7 @@ class Adoption:
         digest = _digest_bytes(held.digest)
         job = self._store.jobs.get(key)
         if job is None:
-            if key in self._store.tombstones or digest is None:
+            if key in self._store.tombstones or digest is None or self._bounds.full(UNCLAIMED, 0) is not None:
                 return None
             job = self._unclaimed(key, digest, held)
         elif job.digest != digest or self._machine.action(job, JobEvent.HELD) is not Action.ADOPT:
@@ -71,6 +79,7 @@ class Adoption:
         job.inputs_known = True
         if job.state in LIVE:
             job.body = body
+            self._store.resize(job)
             job.deadline_ms = self._context.now_ms + submit.timeout_ms
             if job.state is not State.CANCELLING:
                 self._machine.timers.set(job, job.deadline_ms)

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from dspymq.broker.core.adoption import Adoption
+from dspymq.broker.core.bounds import Bounds
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.event_hub import EventHub
 from dspymq.broker.core.events import ClientPeer, OneShot
-from dspymq.broker.core.job import Job
+from dspymq.broker.core.job import Job, size_of
 from dspymq.broker.core.jobs import JobMachine, need_of
 from dspymq.broker.core.requests import Requests
 from dspymq.broker.core.scheduler import Need, Scheduler
@@ -43,6 +44,7 @@ class ClientSide:
         adoption: Adoption,
         requests: Requests,
         hub: EventHub,
+        bounds: Bounds,
     ) -> None:
         self._context = context
         self._limits = context.settings.limits
@@ -53,6 +55,7 @@ class ClientSide:
         self._adoption = adoption
         self._requests = requests
         self._hub = hub
+        self._bounds = bounds
         self._handlers: dict[type[Header], Callable[[ClientSession, Any, bytes], None]] = {
             Hello: self._hello_again,
             Ping: self._ping,
@@ -219,17 +222,7 @@ class ClientSide:
             raise ProtocolError("bad_header", f"timeout_ms is over the limit of {limits.max_timeout_ms}")
         if submit.program.startswith("_") and submit.program != "_inline":
             raise ProtocolError("unknown_program", "program names that start with `_` are reserved")
-        flow = self._scheduler.flows.get(session.flow_name)
-        full = None
-        if self._store.live >= limits.max_jobs:
-            full = f"the broker has {limits.max_jobs} jobs"
-        elif flow is not None and flow.jobs >= limits.max_jobs_per_flow:
-            full = f"this client has {limits.max_jobs_per_flow} jobs"
-        elif self._scheduler.queued_bytes + len(body) > limits.max_queued_bytes:
-            full = f"queued bodies have {limits.max_queued_bytes} bytes"
-        if full is not None:
-            retry_after_ms = self._context.settings.queue_retry_ms
-            raise ProtocolError("queue_full", f"{full}: try again later", retry_after_ms=retry_after_ms)
+        self._bounds.check(session.flow_name, size_of(submit, body))
 
     def _check_known(self, program: str) -> None:
         """An unknown program is an error only once a worker is there that could have offered it."""

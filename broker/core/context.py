@@ -57,10 +57,10 @@ class Context:
         self._sessions += 1
         return f"s{self._sessions}"
 
-    def to_client(self, session: ClientSession, message: Header, body: bytes = b"", *, droppable: bool = False) -> None:
+    def to_client(self, session: ClientSession, message: Header, body: bytes = b"") -> None:
         """Send to a client."""
         session.sent_ms = self.now_ms
-        self.effects.append(ToClient(session.peer, message, body, droppable))
+        self.effects.append(ToClient(session.peer, message, body))
 
     def to_worker(self, session: WorkerSession, message: Header, body: bytes = b"") -> None:
         """Send to a worker."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from dspymq.broker.core import events as ev
 from dspymq.broker.core.adoption import Adoption
+from dspymq.broker.core.bounds import Bounds
 from dspymq.broker.core.client_side import ClientSide
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.effects import Effect
@@ -40,15 +41,24 @@ class BrokerCore:
         self.fleet = Fleet(self.scheduler)
         self.machine = JobMachine(self.context, self.store, self.scheduler, self.fleet)
         self.hub = EventHub(self.context)
+        bounds = Bounds(settings, self.store, self.scheduler)
         requests = Requests(
             ProgramRequests(self.fleet),
             WorkerRequests(self.context, self.store, self.scheduler, self.fleet, self.machine),
-            JobRequests(self.context, self.store, self.machine),
+            JobRequests(self.context, self.store, self.machine, bounds),
             self.hub,
         )
-        self.adoption = Adoption(self.context, self.store, self.scheduler, self.fleet, self.machine)
+        self.adoption = Adoption(self.context, self.store, self.scheduler, self.fleet, self.machine, bounds)
         self.clients = ClientSide(
-            self.context, self.store, self.scheduler, self.fleet, self.machine, self.adoption, requests, self.hub
+            self.context,
+            self.store,
+            self.scheduler,
+            self.fleet,
+            self.machine,
+            self.adoption,
+            requests,
+            self.hub,
+            bounds,
         )
         self.workers = WorkerSide(self.context, self.fleet, self.machine, self.adoption, requests)
         self._handlers: dict[type[ev.Event], Callable[[Any], None]] = {
@@ -59,6 +69,7 @@ class BrokerCore:
             ev.ClientUnreachable: self._client_unreachable,
             ev.WorkerUnreachable: self._worker_unreachable,
             ev.SlowConsumer: self._slow_consumer,
+            ev.SlowWorker: self._slow_worker,
             ev.RoundOver: self._round_over,
             ev.Stalled: self._stalled,
             ev.Tick: self._tick,
@@ -106,6 +117,13 @@ class BrokerCore:
         if client is not None:
             self.context.counts["slow_consumers"] += 1
             self.clients.say_bye(client, "slow_consumer")
+
+    def _slow_worker(self, event: ev.SlowWorker) -> None:
+        worker = self.context.workers.get(event.peer)
+        if worker is not None:
+            self.context.counts["slow_workers"] += 1
+            self.workers.unreachable(worker)
+            self.workers.say_bye(worker, "slow_consumer")
 
     def _tick(self, _: ev.Tick) -> None:
         self.machine.tick()

@@ -7,12 +7,11 @@ from dspymq.protocol.messages import Header
 
 
 class ToClient(NamedTuple):
-    """Send at the clients' endpoint. `droppable` messages (chunks, events) count against the peer's outbox."""
+    """Send at the clients' endpoint."""
 
     peer: ClientPeer
     message: Header
     body: bytes = b""
-    droppable: bool = False
 
 
 class ToWorker(NamedTuple):

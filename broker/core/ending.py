@@ -10,8 +10,10 @@ from dspymq.broker.core.table import State
 from dspymq.broker.core.timers import Timers
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import worker_messages as w
-from dspymq.protocol.errors import REASONS
+from dspymq.protocol.errors import REASONS, Code
 from dspymq.protocol.messages import Timings
+
+CODES = frozenset(str(code) for code in Code)
 
 
 class Ending:
@@ -80,7 +82,7 @@ class Ending:
         job.end = None
         job.flow.jobs -= 1
         self._scheduler.release_flow(job.flow)
-        self._context.counts[f"done.{result.code}"] += 1
+        self._context.counts[f"done.{result.code if result.code in CODES else 'other'}"] += 1
         self.orphans.cancel(job)
         self.timers.set(job, self._context.now_ms + self._context.settings.retain_ms)
         self._store.settle(job)

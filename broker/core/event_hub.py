@@ -102,4 +102,4 @@ class EventHub:
                 body = body or bodies.encode(event=details)
                 event = c.Event(sub=subscription.sub, seq=subscription.seq, kind=kind, at_ms=self._context.unix_ms())
                 subscription.seq += 1
-                self._context.to_client(subscription.session, event, body, droppable=True)
+                self._context.to_client(subscription.session, event, body)

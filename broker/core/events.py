@@ -60,9 +60,15 @@ class WorkerUnreachable(NamedTuple):
 
 
 class SlowConsumer(NamedTuple):
-    """A client does not read its chunks or events: its outbox is over the bound."""
+    """A client does not read: what waited for it was over the bound, and is gone."""
 
     peer: ClientPeer
+
+
+class SlowWorker(NamedTuple):
+    """The same of a worker."""
+
+    peer: bytes
 
 
 class RoundOver(NamedTuple):
@@ -89,6 +95,7 @@ Event = (
     | ClientUnreachable
     | WorkerUnreachable
     | SlowConsumer
+    | SlowWorker
     | RoundOver
     | Stalled
     | Tick

@@ -40,7 +40,7 @@ POISON = End(Code.ABORTED, "poison", "this job ended two processes that ran it a
 class Lease:
     """One attempt of a job on one worker. It holds a slot from dispatch until it is settled or its worker is lost."""
 
-    __slots__ = ("attempt", "job", "lane", "lease", "revision", "worker")
+    __slots__ = ("attempt", "job", "lane", "lease", "revision", "size", "worker")
 
     def __init__(self, lease: str, job: Job, attempt: int, worker: Worker, lane: str, revision: str) -> None:
         self.lease = lease
@@ -49,6 +49,7 @@ class Lease:
         self.worker = worker
         self.lane = lane
         self.revision = revision
+        self.size = job.size
 
     @property
     def current(self) -> bool:
@@ -82,6 +83,7 @@ class Job:
         "result",
         "result_body",
         "seq",
+        "size",
         "state",
         "submit",
     )
@@ -95,6 +97,8 @@ class Job:
         self.digest = digest
         self.flow = flow
         self.seq = seq
+        self.size = size_of(submit, body)
+        """Bytes that it counts in the store's budget."""
         self.state = State.QUEUED
         self.deadline_ms = now_ms + submit.timeout_ms
         self.created_ms = now_ms
@@ -121,3 +125,10 @@ class Job:
     def job_id(self) -> str:
         """The id its client gave it."""
         return self.key[1]
+
+
+def size_of(submit: c.Submit, body: bytes) -> int:
+    """What a job weighs: its body, and the part of its header that can be large."""
+    if submit.trace is None:
+        return len(body)
+    return len(body) + sum(len(key) + len(value) for key, value in submit.trace.items())

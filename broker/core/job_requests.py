@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
+from dspymq.broker.core.bounds import Bounds
 from dspymq.broker.core.context import Context
-from dspymq.broker.core.job import Job
+from dspymq.broker.core.job import Job, size_of
 from dspymq.broker.core.jobs import JobMachine, need_of
 from dspymq.broker.core.params import Params
 from dspymq.broker.core.sessions import ClientSession
@@ -24,10 +25,11 @@ MAX_SCANNED: Final = 20_000
 class JobRequests:
     """What was asked for, and what became of it."""
 
-    def __init__(self, context: Context, store: JobStore, machine: JobMachine) -> None:
+    def __init__(self, context: Context, store: JobStore, machine: JobMachine, bounds: Bounds) -> None:
         self._context = context
         self._store = store
         self._machine = machine
+        self._bounds = bounds
 
     def list_jobs(self, params: Params) -> Any:
         """Jobs by state and program, oldest first."""
@@ -86,10 +88,14 @@ class JobRequests:
             raise ProtocolError(
                 "not_finished", f"job {old.job_id} is {old.state.value}: cancel it, or wait for its end"
             )
+        if not old.inputs_known:
+            raise ProtocolError("unknown_job", "its inputs were sent to an earlier broker, and are not known here")
         session = _client(params)
-        job_id = params.optional_text("new_job") or self._context.new_job_id()
-        if (session.principal, job_id) in self._store.jobs:
-            raise ProtocolError("id_conflict", f"there is a job {job_id} already")
+        job_id = params.optional_id("new_job") or self._context.new_job_id()
+        key = (session.principal, job_id)
+        if key in self._store.jobs or key in self._store.tombstones:
+            raise ProtocolError("id_conflict", f"there is, or was, a job {job_id} already")
+        self._bounds.check(session.flow_name, size_of(old.submit, old.body))
         submit = msgspec.structs.replace(old.submit, job=job_id, on_disconnect="keep", known_epoch=None)
         job = self._machine.create(session, submit, old.body, old.digest)
         self._machine.detach(job)

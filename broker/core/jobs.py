@@ -18,7 +18,7 @@ from dspymq.broker.core.timers import Timers
 from dspymq.broker.core.workers import Fleet, Worker
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import worker_messages as w
-from dspymq.protocol.errors import Code
+from dspymq.protocol.errors import REASONS, Code
 
 ROUTED: Final = frozenset({"chunks", "tools"})
 """What a job may want that not every worker can give."""
@@ -128,11 +128,9 @@ class JobMachine:
         action = self.action(job, JobEvent.RESULT)
         end = job.end
         self._settle_lease(lease)
-        if action is Action.FINISH_CANCELLING and end is not None and end.code is Code.DEADLINE_EXCEEDED:
-            message = msgspec.structs.replace(
-                message, code=end.code, reason=end.reason, message=end.message, retryable=True, details=None
-            )
-            body = b""
+        if action is Action.FINISH_CANCELLING and end is not None:
+            # A result that was earlier than the cancel stands; the deadline's does not.
+            message, body = _as_stopped(message, body, end)
         self._ending.finish(job, message, body)
         self.fill(lease.worker)
 
@@ -384,6 +382,17 @@ class JobMachine:
 
     def _end_as_stopped(self, job: Job) -> None:
         self.end(job, job.end or ends.CANCELLED)
+
+
+def _as_stopped(message: w.Result, body: bytes, end: End) -> tuple[w.Result, bytes]:
+    """What the worker says of a job that is being stopped, for the cause that the broker knows."""
+    if end.code is not Code.DEADLINE_EXCEEDED and message.code != Code.CANCELLED:
+        return message, body
+    retryable = REASONS[end.reason].retryable
+    stopped = msgspec.structs.replace(
+        message, code=end.code, reason=end.reason, message=end.message, retryable=retryable, details=None
+    )
+    return stopped, b""
 
 
 def need_of(submit: c.Submit) -> Need:

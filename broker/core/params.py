@@ -6,6 +6,7 @@ from typing import Any
 
 from dspymq.broker.core.sessions import Session
 from dspymq.protocol.errors import ProtocolError
+from dspymq.protocol.ids import MAX_ID_CHARS
 
 
 class Params:
@@ -25,6 +26,14 @@ class Params:
     def optional_text(self, name: str) -> str | None:
         """A string, or None when it is left out. Raises ProtocolError `invalid_params`."""
         return None if self._values.get(name) is None else self.text(name)
+
+    def optional_id(self, name: str) -> str | None:
+        """An id, or None when it is left out. Raises ProtocolError `invalid_params`."""
+        value = self.optional_text(name)
+        if value is not None and not (len(value) <= MAX_ID_CHARS and value.isascii() and value.isprintable()):
+            message = f"params.{name} must have 1 to {MAX_ID_CHARS} printable ASCII characters"
+            raise ProtocolError("invalid_params", message)
+        return value
 
     def count(self, name: str, default: int) -> int:
         """A whole number of at least 0 (a whole float will do). Raises ProtocolError `invalid_params`."""

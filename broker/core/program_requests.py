@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from dspymq.broker.core.params import Params
 from dspymq.broker.core.workers import Fleet, Worker
 from dspymq.protocol.errors import ProtocolError
+
+MAX_LISTED_CHARS: Final = 1_000
+"""Of a description in a list; `programs.get` gives all of it."""
 
 
 class ProgramRequests:
@@ -26,7 +29,7 @@ class ProgramRequests:
                     "revision": self._newest(name),
                     "revisions": sorted({revision for worker in workers for revision in worker.programs[name]}),
                     "workers": len(workers),
-                    "description": self._description(name).get("description", ""),
+                    "description": self._short_description(name),
                 }
             )
         return {"programs": rows}
@@ -47,6 +50,10 @@ class ProgramRequests:
             "revisions": sorted({revision for worker in workers for revision in worker.programs[name]}),
             "workers": [worker.name for worker in workers],
         }
+
+    def _short_description(self, name: str) -> str:
+        text = self._description(name).get("description")
+        return text[:MAX_LISTED_CHARS] if isinstance(text, str) else ""
 
     def _offering(self, program: str) -> list[Worker]:
         return [worker for worker in self._fleet.workers.values() if program in worker.programs]

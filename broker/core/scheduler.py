@@ -124,6 +124,7 @@ class Scheduler:
         self.queued_bytes = 0
         self._services = 0
         self._versions = 0
+        self._drop_needs_at = IDLE_NEEDS
 
     def flow(self, name: str) -> Flow:
         """The flow of this name, made at its first use."""
@@ -143,8 +144,10 @@ class Scheduler:
         queue = self.needs.get(need)
         if queue is not None:
             return queue, False
-        if len(self.needs) >= IDLE_NEEDS:
+        if len(self.needs) >= self._drop_needs_at:
             self._drop_idle_needs()
+            # Else each new need would look at all of them, when most have jobs.
+            self._drop_needs_at = max(IDLE_NEEDS, 2 * len(self.needs))
         queue = self.needs[need] = NeedQueue(need)
         return queue, True
 

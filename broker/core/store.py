@@ -11,10 +11,13 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from dspymq.broker.core.job import Job, JobKey
+from dspymq.broker.core.job import Job, JobKey, size_of
 from dspymq.protocol import client_messages as c
 
 DIGEST_BYTES = 16
+
+KEPT_BYTES = 1_500
+"""What a finished job takes beside its bodies: else results without a body would be kept without a bound."""
 
 
 def digest_of(submit: c.Submit, body: bytes) -> bytes:
@@ -35,6 +38,7 @@ class JobStore:
     def __init__(self, *, retain_bytes: int, tombstones: int) -> None:
         self.jobs: dict[JobKey, Job] = {}
         self.live = 0
+        self.live_bytes = 0
         self.done: OrderedDict[JobKey, Job] = OrderedDict()
         self.done_bytes = 0
         self.tombstones: OrderedDict[JobKey, bytes] = OrderedDict()
@@ -45,18 +49,28 @@ class JobStore:
         """A new job."""
         self.jobs[job.key] = job
         self.live += 1
+        self.live_bytes += job.size
+
+    def resize(self, job: Job) -> None:
+        """A live job has got its inputs."""
+        self.live_bytes -= job.size
+        job.size = size_of(job.submit, job.body)
+        self.live_bytes += job.size
 
     def settle(self, job: Job) -> None:
         """The job has its result now."""
         self.live -= 1
+        self.live_bytes -= job.size
         self.done[job.key] = job
-        self.done_bytes += len(job.result_body) + len(job.body)
+        details = job.result.details if job.result is not None else None
+        job.size += len(job.result_body) + KEPT_BYTES + (len(str(details)) if details else 0)
+        self.done_bytes += job.size
 
     def forget(self, job: Job) -> None:
         """A finished job becomes a tombstone."""
         del self.jobs[job.key]
         del self.done[job.key]
-        self.done_bytes -= len(job.result_body) + len(job.body)
+        self.done_bytes -= job.size
         self.tombstones[job.key] = job.digest
         while len(self.tombstones) > self._max_tombstones:
             self.tombstones.popitem(last=False)
@@ -65,6 +79,7 @@ class JobStore:
         """A live job that no client of this broker asked for is gone without a trace."""
         del self.jobs[job.key]
         self.live -= 1
+        self.live_bytes -= job.size
 
     def over_budget(self) -> Iterator[Job]:
         """Finished jobs to forget, oldest first, until what is kept fits into its budget."""

@@ -192,7 +192,7 @@ class WorkerSide:
     def _ready(self, session: WorkerSession, message: w.Ready, body: bytes) -> None:
         if len(body) > MAX_DESCRIPTION_BYTES:
             raise ProtocolError("body_too_large", f"descriptions have {len(body)} of {MAX_DESCRIPTION_BYTES} bytes")
-        description = bodies.decode(body)
+        description = _description(body)
         first = session.worker is None
         if session.worker is not None and session.worker.name != message.worker:
             raise ProtocolError("bad_header", "a session reports one `worker` only")
@@ -293,7 +293,7 @@ class WorkerSide:
         lease = self._relays(session, message.lease, "chunks")
         if lease is not None and lease.job.client is not None:
             chunk = c.Chunk(job=lease.job.job_id, attempt=lease.attempt, seq=message.seq, reset=message.reset)
-            self._context.to_client(lease.job.client, chunk, body, droppable=True)
+            self._context.to_client(lease.job.client, chunk, body)
 
     def _progress(self, session: WorkerSession, message: w.Progress, body: bytes) -> None:
         lease = self._relays(session, message.lease, "progress")
@@ -305,7 +305,7 @@ class WorkerSide:
                 total=message.total,
                 note=message.note,
             )
-            self._context.to_client(lease.job.client, progress, body, droppable=True)
+            self._context.to_client(lease.job.client, progress, body)
 
     def _tool_call(self, session: WorkerSession, message: w.ToolCall, body: bytes) -> None:
         lease = self._relays(session, message.lease, "tools")
@@ -344,3 +344,16 @@ class WorkerSide:
     def _request(self, session: WorkerSession, message: Request, body: bytes) -> None:
         reply, reply_body = self._requests.answer(message, body, session)
         self._context.to_worker(session, reply, reply_body)
+
+
+def _description(body: bytes) -> dict[str, Any]:
+    """What a worker says of its programs and processes. Raises ProtocolError `invalid_body`.
+
+    It goes on to clients, together with what others say: so it must be such that it can be written again.
+    """
+    description = bodies.decode(body)
+    bodies.encode(description=description)
+    executors = description.get("executors")
+    if executors is not None and not (isinstance(executors, list) and all(isinstance(one, dict) for one in executors)):
+        raise ProtocolError("invalid_body", "`executors` must be an array of maps")
+    return description

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from dspymq.broker.core.job import Lease
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from dspymq.broker.core.sessions import WorkerSession
     from dspymq.protocol import worker_messages as w
 
+
+MAX_UNSETTLED_BYTES: Final = 512 * 1024 * 1024
+
+MAX_REMEMBERED: Final = 5_000
+"""Programs, by revision, that were offered once and are not any more."""
 
 MAX_AFFINITIES: Final = 10_000
 """Affinity keys that are remembered, the latest used."""
@@ -42,11 +47,14 @@ class Worker:
         "session",
         "slots",
         "synced",
+        "unsettled_bytes",
         "used",
     )
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.unsettled_bytes = 0
+        """Bodies of its leases: whatever slots it claims, not many more than MAX_UNSETTLED_BYTES wait for its word."""
         self.session: WorkerSession | None = None
         self.generation = 0
         """Counts its `ready` messages: a job that it gave back avoids it until the next one."""
@@ -69,7 +77,7 @@ class Worker:
 
     def free(self, lane: str) -> int:
         """Slots of the lane that can be given out now."""
-        if not self.synced or self.draining:
+        if not self.synced or self.draining or self.unsettled_bytes > MAX_UNSETTLED_BYTES:
             return 0
         return self.slots.get(lane, 0) - self.used.get(lane, 0)
 
@@ -82,26 +90,50 @@ class Worker:
         """A lease takes a slot."""
         self.leases[lease.lease] = lease
         self.used[lease.lane] = self.used.get(lease.lane, 0) + 1
+        self.unsettled_bytes += lease.size
 
     def remove(self, lease: Lease) -> None:
         """A lease gives its slot back."""
         del self.leases[lease.lease]
         self.used[lease.lane] -= 1
+        self.unsettled_bytes -= lease.size
 
 
 class Catalog:
-    """Programs and their revisions, in the order in which this broker first saw them."""
+    """Programs and their revisions, in the order in which this broker first saw them.
+
+    Of those that nobody offers any more the newest MAX_REMEMBERED are remembered.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, dict[str, int]] = {}
         self._count = 0
+        self._pairs = 0
+        self._prune_at = 2 * MAX_REMEMBERED
 
     def note(self, program: str, revision: str) -> None:
         """A worker offers this; coming back does not make it newer."""
         revisions = self._seen.setdefault(program, {})
         if revision not in revisions:
             self._count += 1
+            self._pairs += 1
             revisions[revision] = self._count
+
+    def prune(self, workers: Iterable[Worker]) -> None:
+        """Forget the oldest that none of these workers offers, now and then, if there are too many."""
+        if self._pairs < self._prune_at:
+            return
+        offered = {
+            (name, revision) for worker in workers for name, all_ in worker.programs.items() for revision in all_
+        }
+        seen = [(count, name, revision) for name, all_ in self._seen.items() for revision, count in all_.items()]
+        idle = sorted((one for one in seen if one[1:] not in offered), reverse=True)
+        for _, name, revision in idle[MAX_REMEMBERED:]:
+            del self._seen[name][revision]
+            if not self._seen[name]:
+                del self._seen[name]
+        self._pairs = sum(map(len, self._seen.values()))
+        self._prune_at = self._pairs + MAX_REMEMBERED
 
     def __contains__(self, program: str) -> bool:
         return program in self._seen
@@ -159,6 +191,7 @@ class Fleet:
         worker.slots = dict(ready.slots)
         same_programs = programs == worker.programs
         worker.programs = programs
+        self.catalog.prune(self.workers.values())
         worker.profiles = frozenset(ready.profiles)
         if same_programs:
             self._match(worker)

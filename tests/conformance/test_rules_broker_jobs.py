@@ -186,17 +186,18 @@ def test_r_5_9_and_5_13_a_second_session_takes_over_and_the_first_is_told(broker
     first.hears_nothing_else()
 
 
-def test_r_5_12_attach_to_a_job_that_is_done_or_unknown(broker: Broker) -> None:
-    first, second, worker = Client(broker, "one"), Client(broker, "two"), Worker(broker)
-    second.send({"t": "attach", "job": "j"})
-    second.refused("NOT_FOUND", "unknown_job", job="j")
-    first.submit("j")
-    worker.finish(worker.dispatch("j"))
-    first.result("j")
-    second.send({"t": "attach", "job": "j", "want": ["chunks"]})
-    second.expect("accepted", job="j", state="done")
-    second.result("j")
-    first.hears_nothing_else()
+def test_r_5_12_attach_to_a_job_that_is_done_or_unknown() -> None:
+    with Broker(adopt_ms=0) as broker:
+        first, second, worker = Client(broker, "one"), Client(broker, "two"), Worker(broker)
+        second.send({"t": "attach", "job": "j"})
+        second.refused("NOT_FOUND", "unknown_job", job="j")
+        first.submit("j")
+        worker.finish(worker.dispatch("j"))
+        first.result("j")
+        second.send({"t": "attach", "job": "j", "want": ["chunks"]})
+        second.expect("accepted", job="j", state="done")
+        second.result("j")
+        first.hears_nothing_else()
 
 
 def test_r_5_15_a_bye_cancels_at_once_what_is_not_to_be_kept(broker: Broker) -> None:

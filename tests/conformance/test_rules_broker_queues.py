@@ -1,8 +1,6 @@
-"""The rules of order, fairness, bounds, programs and requests, on a real broker."""
+"""The rules of order, fairness, bounds and programs, on a real broker."""
 
 from __future__ import annotations
-
-import pytest
 
 from dspymq.protocol import Limits
 from tests.conformance.bare_peers import Broker, Client, Worker
@@ -92,58 +90,3 @@ def test_r_11_3_and_11_11_a_job_waits_for_all_that_it_needs(broker: Broker) -> N
     rich.send({"t": "ready", "worker": "rich", "slots": slots, "programs": offers, "profiles": ["big"], "held": []})
     rich.expect("synced")
     assert {rich.dispatch()["job"] for _ in range(4)} == {"profile", "lane", "revision", "features"}
-
-
-def test_r_10_1_requests_are_answered_by_their_rid(broker: Broker) -> None:
-    client, worker = Client(broker), Worker(broker)
-    for peer, allowed in ((client, True), (worker, False)):
-        peer.send({"t": "request", "rid": "1", "method": "jobs.eat"})
-        error = peer.refused("UNIMPLEMENTED", "unknown_method", rid="1")
-        assert error["details"]["methods"] == ["programs.get", "programs.list", "stats.get", "workers.list"]
-        peer.send({"t": "request", "rid": "2", "method": "workers.list"})
-        if allowed:
-            peer.expect("reply", rid="2")
-        else:
-            peer.refused("PERMISSION_DENIED", "not_allowed", rid="2")
-        for rid, body, reason in (
-            ("3", b"\xc1", "invalid_body"),
-            ("4", {"params": [1]}, "invalid_body"),
-            ("5", {"params": {"name": 7}}, "invalid_params"),
-            ("6", {"params": {}, "x": bytes(1024 * 1024)}, "body_too_large"),
-            ("7", {"params": {"name": "qaa"}}, "unknown_program"),
-        ):
-            peer.send({"t": "request", "rid": rid, "method": "programs.get"}, body)
-            assert (peer.receive()[0]["reason"], rid) == (reason, rid)
-
-
-def test_r_2_21_in_bodies_an_empty_array_is_an_empty_map(broker: Broker) -> None:
-    client = Client(broker)
-    for body in ([], {"params": []}, {"params": {}}, None):
-        client.send({"t": "request", "rid": "1", "method": "programs.list"}, body)
-        assert client.expect_with_body("reply", rid="1")[1] == {"result": {"programs": []}}
-
-
-def test_section_11_6_descriptions_come_back_in_requests(broker: Broker) -> None:
-    client, worker = Client(broker), Worker(broker, slots=None)
-    schema = {"type": "object", "properties": {"question": {"type": "string"}}}
-    described = {"programs": {"qa": {"description": "Answers.", "inputs": schema, "outputs": None, "more": 1}}}
-    assert worker.ready(2, {**described, "executors": [{"id": "pool/1"}]}, held=[]) == []
-    worker.ready(3)
-    client.send({"t": "request", "rid": "1", "method": "programs.get"}, {"params": {"name": "qa"}})
-    _, body = client.expect_with_body("reply", rid="1")
-    expected = {**described["programs"]["qa"], "name": "qa", "revision": "r1", "revisions": ["r1"], "workers": ["w1"]}
-    assert body["result"] == expected
-    client.send({"t": "request", "rid": "2", "method": "workers.list"})
-    _, body = client.expect_with_body("reply", rid="2")
-    row = body["result"]["workers"][0]
-    assert (row["worker"], row["state"], row["slots"]) == ("w1", "ready", {"default": 3})
-    assert row["executors"] == [{"id": "pool/1"}]
-
-
-@pytest.mark.xfail(strict=True, reason="what a worker wrote makes the requests of clients fail")
-def test_r_10_1_a_worker_cannot_spoil_the_requests_of_clients(broker: Broker) -> None:
-    client, worker = Client(broker), Worker(broker, slots=None)
-    timestamp = b"\x81\xa9executors\x91\xd6\xff\x00\x00\x00\x05"
-    worker.ready(1, timestamp, held=[])
-    client.send({"t": "request", "rid": "1", "method": "workers.list"})
-    client.expect("reply", rid="1")

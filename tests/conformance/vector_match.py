@@ -1,0 +1,140 @@
+"""Patterns of transcripts: what a message must look like, and what of it is remembered (protocol/vectors/README.md)."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+
+from tests.conformance.spec_text import ROOT
+
+VECTORS: Final = ROOT / "protocol" / "vectors"
+_UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+class Mismatch(AssertionError):
+    """Something is not as its pattern says; the text says where."""
+
+
+class Memory(dict[str, Any]):
+    """What `$set` has remembered in the course of one transcript."""
+
+    def fill(self, value: Any) -> Any:
+        """The value with every `$get` replaced."""
+        if isinstance(value, dict):
+            if set(value) == {"$get"}:
+                return self[value["$get"]]
+            return {name: self.fill(each) for name, each in value.items()}
+        return [self.fill(each) for each in value] if isinstance(value, list) else value
+
+    def match(self, pattern: Any, value: Any, where: str) -> None:
+        """Raises Mismatch."""
+        if isinstance(pattern, dict):
+            special = next((name for name in pattern if name.startswith("$")), None)
+            if special is not None:
+                self._special(special, pattern[special], value, where)
+                return
+            if not isinstance(value, dict):
+                raise Mismatch(f"{where} is {value!r}, not a map")
+            for name, each in pattern.items():
+                self.match(each, value.get(name), f"{where}.{name}")
+        elif isinstance(pattern, list):
+            if not isinstance(value, list) or len(value) != len(pattern):
+                raise Mismatch(f"{where} is {value!r}, not {len(pattern)} of {pattern!r}")
+            for index, (each, found) in enumerate(zip(pattern, value, strict=True)):
+                self.match(each, found, f"{where}[{index}]")
+        elif type(pattern) is not type(value) or pattern != value:
+            raise Mismatch(f"{where} is {value!r}, not {pattern!r}")
+
+    def _special(self, name: str, argument: Any, value: Any, where: str) -> None:
+        match name:
+            case "$set":
+                self[argument] = value
+                holds = value is not None
+            case "$get":
+                holds = self[argument] == value
+            case "$not":
+                holds = self.fill(argument) != value
+            case "$greater":
+                holds = value is not None and value > self.fill(argument)
+            case "$from":
+                low, high = argument
+                holds = isinstance(value, int) and low <= value <= high
+            case "$uuid7":
+                holds = isinstance(value, str) and _UUID7.fullmatch(value) is not None
+            case "$has":
+                holds = isinstance(value, list) and all(each in value for each in self.fill(argument))
+            case "$begins":
+                holds = isinstance(value, str) and value.startswith(self.fill(argument))
+            case "$keys":
+                holds = isinstance(value, dict) and sorted(value) == sorted(argument)
+            case "$all":
+                for each in argument:
+                    self.match(each, value, where)
+                holds = True
+            case _:
+                raise ValueError(f"no pattern is called {name}")
+        if not holds:
+            raise Mismatch(f"{where} is {value!r}, not {name} {self.fill(argument)!r}")
+
+    def match_body(self, pattern: Any, body: bytes) -> None:
+        """A body: octets, its absence, or what it decodes to."""
+        match pattern:
+            case {"$absent": True}:
+                holds = not body
+            case {"$hex": text}:
+                holds = body.hex() == text
+            case {"$set": name}:
+                self[name] = body
+                holds = True
+            case {"$get": name}:
+                holds = body == self[name]
+            case _:
+                self.match(pattern, msgpack.unpackb(body) if body else None, "the body")
+                return
+        if not holds:
+            raise Mismatch(f"the body is {body[:64].hex()} ({len(body)} octets), not {pattern}")
+
+
+@functools.cache
+def defaults(endpoint: str, t: str) -> dict[str, Any]:
+    """What the fields of a message mean that are left out, by encodings.json."""
+    rows = json.loads((VECTORS / "encodings.json").read_text("utf-8"))["messages"]
+    found: dict[str, Any] = {}
+    for row in rows:
+        if row["endpoint"] == endpoint and row["fields"]["t"] == t:
+            found |= row["defaults"]
+    return found
+
+
+def with_defaults(endpoint: str, header: dict[str, Any]) -> dict[str, Any]:
+    """The header with every field that it leaves out."""
+    return {**defaults(endpoint, header["t"]), **header}
+
+
+def frame(value: Any) -> bytes:
+    """A frame as vectors write it: hexadecimal text, or a list of texts and {octets, times}."""
+    if isinstance(value, str):
+        return bytes.fromhex(value)
+    return b"".join(bytes.fromhex(p) if isinstance(p, str) else bytes.fromhex(p["octets"]) * p["times"] for p in value)
+
+
+def body_frame(value: Any, memory: Memory) -> bytes | None:
+    """The third frame that a step sends, None for none."""
+    match value:
+        case None:
+            return None
+        case {"$hex": text}:
+            return bytes.fromhex(text)
+        case {"$zeros": count}:
+            return bytes(count)
+        case {"$get": name} if isinstance(memory[name], bytes):
+            octets: bytes = memory[name]
+            return octets
+        case _:
+            packed: bytes = msgpack.packb(memory.fill(value))
+            return packed

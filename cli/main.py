@@ -6,6 +6,7 @@ from dspymq.cli import options
 from dspymq.cli.broker import broker
 from dspymq.cli.call import call
 from dspymq.cli.drain import drain, undrain
+from dspymq.cli.events import events
 from dspymq.cli.exit_codes import table
 from dspymq.cli.group import Commands
 from dspymq.cli.jobs import jobs
@@ -60,7 +61,7 @@ def cli() -> None:
     """See HELP."""
 
 
-for _verb in (broker, worker, up, call, programs, status, jobs, drain, undrain, ping, local):
+for _verb in (broker, worker, up, call, programs, status, jobs, events, drain, undrain, ping, local):
     cli.add_command(_verb)
 
 

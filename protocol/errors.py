@@ -79,6 +79,7 @@ REASONS: Final[dict[str, Reason]] = {
     "invalid_body": Reason(Code.INVALID_ARGUMENT, False, "the body is not the msgpack map that its message needs"),
     "invalid_inputs": Reason(Code.INVALID_ARGUMENT, False, "inputs do not fit the signature; details.fields"),
     "invalid_spec": Reason(Code.INVALID_ARGUMENT, False, "the inline program cannot be built"),
+    "invalid_tools": Reason(Code.INVALID_ARGUMENT, False, "the tools of the body cannot be offered; details.tool"),
     "result_too_large": Reason(Code.RESOURCE_EXHAUSTED, False, "the outputs exceed max_body_bytes"),
     "unserializable_output": Reason(Code.INTERNAL, False, "an output cannot be written as msgpack"),
     "program_error": Reason(Code.UNKNOWN, False, "the program raised"),

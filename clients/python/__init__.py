@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dspymq.async_job import AsyncJob
     from dspymq.chunks import Chunk
     from dspymq.client import Client
+    from dspymq.event_streams import AsyncEvents, Events
     from dspymq.exceptions import (
         Aborted,
         AlreadyExists,
@@ -39,12 +40,16 @@ if TYPE_CHECKING:
     from dspymq.job import Job
     from dspymq.options import JobOptions, Options
     from dspymq.prediction import Prediction
+    from dspymq.subscriptions import BrokerEvent
+    from dspymq.tools import Tool
 
 __all__ = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncEvents",
     "AsyncJob",
+    "BrokerEvent",
     "BrokerUnreachable",
     "Cancelled",
     "Chunk",
@@ -52,6 +57,7 @@ __all__ = [
     "ClientClosed",
     "DeadlineExceeded",
     "DspymqError",
+    "Events",
     "FailedPrecondition",
     "Internal",
     "InvalidArgument",
@@ -63,6 +69,7 @@ __all__ = [
     "Prediction",
     "ProgramError",
     "ResourceExhausted",
+    "Tool",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
@@ -70,13 +77,17 @@ __all__ = [
 
 _MODULES = {
     "AsyncClient": "async_client",
+    "AsyncEvents": "event_streams",
     "AsyncJob": "async_job",
+    "BrokerEvent": "subscriptions",
     "Chunk": "chunks",
     "Client": "client",
+    "Events": "event_streams",
     "Job": "job",
     "JobOptions": "options",
     "Options": "options",
     "Prediction": "prediction",
+    "Tool": "tools",
 }
 """Where a name is defined, unless it is an exception."""
 

@@ -12,8 +12,9 @@ from typing import Any, Final, Literal, Self, Unpack, overload
 from dspymq import options as opt
 from dspymq.addresses import resolve
 from dspymq.async_job import AsyncJob
-from dspymq.core import ClientCore, CoreConfig
+from dspymq.core import DEFAULT_SLACK_MS, ClientCore, CoreConfig
 from dspymq.driver import Driver
+from dspymq.event_streams import AsyncEvents
 from dspymq.events import OpenJob
 from dspymq.exceptions import DspymqError
 from dspymq.link import Transport, ZmqTransport
@@ -23,6 +24,7 @@ from dspymq.prediction import Prediction
 from dspymq.protocol.ids import new_uuid7
 
 REQUEST_TIMEOUT_S: Final = 10.0
+DEADLINE_SLACK_S: Final = DEFAULT_SLACK_MS / 1_000
 
 
 class AsyncClient:
@@ -50,6 +52,7 @@ class AsyncClient:
         *,
         name: str | None = None,
         connect_timeout_s: float | None = None,
+        deadline_slack_s: float = DEADLINE_SLACK_S,
         auth: str | None = None,
         transport: Transport | None = None,
         **options: Unpack[JobOptions],
@@ -60,6 +63,7 @@ class AsyncClient:
             addresses=resolve(broker),
             name=name or default_name(),
             auth=auth,
+            deadline_slack_ms=to_ms(deadline_slack_s, "deadline_slack_s"),
             connect_timeout_ms=None if connect_timeout_s is None else to_ms(connect_timeout_s, "connect_timeout_s"),
         )
         self.driver = Driver(ClientCore(config, random.random), transport or ZmqTransport())
@@ -203,6 +207,22 @@ class AsyncClient:
         """The broker's answer to any method (SPEC section 10). Raises DspymqError."""
         return await self.driver.ask(method, dict(params or {}), to_ms(timeout_s))
 
+    async def subscribe(self, *kinds: str) -> AsyncEvents:
+        """The broker's events from now on, of these kinds (`job.done`) or groups (`job`); none given: all.
+
+        Iterate over it; it lives on over lost sessions (then an event has `gap`) until its `close()`. Returns when the
+        broker has taken it. Raises DspymqError.
+        """
+        key = new_uuid7()
+        events = AsyncEvents(self.driver, key)
+        self.driver.subscribe(key, events, kinds)
+        try:
+            await events.ready()
+        except BaseException:
+            events.close()
+            raise
+        return events
+
     async def ping(self, *, timeout_s: float = REQUEST_TIMEOUT_S) -> float:
         """Seconds until the broker answered; connects if need be. Raises BrokerUnreachable, DeadlineExceeded."""
         return await self.driver.ping(to_ms(timeout_s))
@@ -232,16 +252,17 @@ class AsyncClient:
         options: JobOptions,
     ) -> tuple[AsyncJob, OpenJob]:
         """A job that is not started, and the event that starts it; for `Client`, which does both on two threads."""
+        chosen = self._options.changed(options)
         event = opt.submit_event(
             program,
             inputs,
-            self._options.changed(options),
+            chosen,
             job_id=new_uuid7() if job_id is None else job_id,
             stream=stream,
             watch=watch,
             resume=resume,
         )
-        return AsyncJob(self.driver, event.message.job, program, stream=stream), event
+        return AsyncJob(self.driver, event.message.job, program, stream=stream, tools=chosen.tools), event
 
     def prepare_attach(
         self, job_id: str, *, stream: bool, watch: Collection[Watch], timeout_s: float | None
@@ -249,7 +270,7 @@ class AsyncClient:
         """As `prepare`, for `attach`."""
         chosen = self._options if timeout_s is None else self._options.changed({"timeout_s": timeout_s})
         event = opt.attach_event(job_id, chosen, stream=stream, watch=watch)
-        return AsyncJob(self.driver, job_id, "", stream=stream), event
+        return AsyncJob(self.driver, job_id, "", stream=stream, tools=chosen.tools), event
 
 
 def default_name() -> str:

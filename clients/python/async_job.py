@@ -13,6 +13,9 @@ from dspymq.driver import Driver
 from dspymq.exceptions import DspymqError
 from dspymq.prediction import Prediction
 from dspymq.protocol.client_messages import Accepted, Progress, Started
+from dspymq.tool_calls import Answer
+from dspymq.tool_runner import ToolRunner
+from dspymq.tools import Tool
 
 log = logging.getLogger("dspymq.client")
 
@@ -34,7 +37,7 @@ class AsyncJob:
     What the reader has not read is bounded by the job's `window`, without slowing the job down.
     """
 
-    def __init__(self, driver: Driver, job_id: str, program: str, *, stream: bool) -> None:
+    def __init__(self, driver: Driver, job_id: str, program: str, *, stream: bool, tools: Sequence[Tool] = ()) -> None:
         self.id = job_id
         self.program = program
         self.status: JobStatus = "open"
@@ -54,6 +57,7 @@ class AsyncJob:
         self._unread: deque[Chunk] = deque()
         self._waiters: list[asyncio.Future[None]] = []
         self._on_end: list[Callable[[], None]] = []
+        self._tools = ToolRunner(tools, self._tool_answered)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {self.program!r} {self.status}>"
@@ -155,13 +159,27 @@ class AsyncJob:
         self.missing = ()
         self._tell()
 
+    def tool_called(self, called: ev.ToolCalled) -> None:
+        """See driver.JobHandle."""
+        self.status = "running"
+        self._tools.call(called)
+
+    def tools_void(self) -> None:
+        """See driver.JobHandle."""
+        self._tools.stop()
+
     def job_ended(self, value: Prediction | DspymqError) -> None:
         """See driver.JobHandle."""
         self._value = value
+        self._tools.stop()
         self.status = "done"
         self._tell()
         callbacks, self._on_end = self._on_end, []
         run_callbacks(callbacks)
+
+    def _tool_answered(self, run: int, answer: Answer) -> None:
+        if self._value is None:
+            self._driver.feed(ev.AnswerTool(self.id, run, answer))
 
     async def _news(self) -> None:
         """Wait until something was told."""

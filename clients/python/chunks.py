@@ -41,14 +41,17 @@ class TextStream:
         self._read_upto = 0
         self._broken = False
         self._rejoining = False
+        self._anew = False
         self._fields: dict[str, None] = {}
 
-    def rejoin(self) -> None:
-        """The job was sent again: a reset is to come, or, from a broker that knows nothing of it, a new beginning.
+    def rejoin(self, *, anew: bool) -> None:
+        """The job was sent again: a reset is to come.
 
-        Such a broker counts attempts and chunks from the start again.
+        With `anew`, to a broker that may know nothing of it: then the job begins again, and that broker counts
+        attempts and chunks from the start.
         """
         self._rejoining = True
+        self._anew = anew
 
     def take(self, message: ChunkMessage, fields: dict[str, Any]) -> list[Chunk]:
         """The chunks to hand to the reader for this message: one a field, none if it is stale."""
@@ -69,12 +72,12 @@ class TextStream:
         return self._pieces(fields, voids)
 
     def _is_stale(self, message: ChunkMessage) -> bool:
-        if self._rejoining:
-            # What is neither a reset nor a beginning nor the very next was under way before the worker heard of the
-            # new attachment: its reset will bring that text again.
-            follows = message.attempt == self.attempt and message.seq == self.next_seq
-            return not (message.reset or message.seq == 0 or follows)
-        return (message.attempt, message.seq) < (self.attempt, self.next_seq)
+        if not (self._rejoining and self._anew) and (message.attempt, message.seq) < (self.attempt, self.next_seq):
+            return True
+        # What is neither a reset nor a beginning nor the very next was under way before the worker heard of the new
+        # attachment: its reset will bring that text again.
+        follows = message.attempt == self.attempt and message.seq == self.next_seq
+        return self._rejoining and not (message.reset or message.seq == 0 or follows)
 
     def restart(self, attempt: int) -> list[Chunk]:
         """Another attempt was heard of (started, progress): what came before is void."""

@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from dspymq.async_client import REQUEST_TIMEOUT_S, AsyncClient
+from dspymq.async_client import DEADLINE_SLACK_S, REQUEST_TIMEOUT_S, AsyncClient
 from dspymq.driver import check_fork
+from dspymq.event_streams import Events
 from dspymq.exceptions import ClientClosed, DspymqError
 from dspymq.job import Job
 from dspymq.link import Transport
@@ -42,12 +43,19 @@ class Client:
         *,
         name: str | None = None,
         connect_timeout_s: float | None = None,
+        deadline_slack_s: float = DEADLINE_SLACK_S,
         auth: str | None = None,
         transport: Transport | None = None,
         **options: Unpack[JobOptions],
     ) -> None:
         self._inner = AsyncClient(
-            broker, name=name, connect_timeout_s=connect_timeout_s, auth=auth, transport=transport, **options
+            broker,
+            name=name,
+            connect_timeout_s=connect_timeout_s,
+            deadline_slack_s=deadline_slack_s,
+            auth=auth,
+            transport=transport,
+            **options,
         )
         self._shared = _Shared(self._inner)
 
@@ -175,6 +183,15 @@ class Client:
     ) -> Any:
         """The broker's answer to any method (SPEC section 10). Raises DspymqError."""
         return self._shared.run(lambda: self._inner.request(method, params, timeout_s=timeout_s))
+
+    def subscribe(self, *kinds: str) -> Events:
+        """The broker's events from now on, of these kinds (`job.done`) or groups (`job`); none given: all.
+
+        Iterate over it; it lives on over lost sessions (then an event has `gap`) until its `close()`. Returns when the
+        broker has taken it. Raises DspymqError.
+        """
+        inner = self._shared.run(lambda: self._inner.subscribe(*kinds))
+        return Events(inner, self._shared.run, self._shared.call)
 
     def ping(self, *, timeout_s: float = REQUEST_TIMEOUT_S) -> float:
         """Seconds until the broker answered; connects if need be. Raises BrokerUnreachable, DeadlineExceeded."""

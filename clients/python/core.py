@@ -19,13 +19,15 @@ from dspymq.protocol import client_messages as cm
 from dspymq.protocol import messages as m
 from dspymq.requests import RequestBook
 from dspymq.session import Session, SessionHooks
+from dspymq.subscriptions import SubscriptionBook
 from dspymq.timers import Timers
 
 log = logging.getLogger("dspymq.client")
 
 FEATURES = ["ack"]
-DEFAULT_SLACK_MS = 2_000
-"""How long after a job's deadline the broker's own answer is still waited for."""
+DEFAULT_SLACK_MS = 7_000
+"""How long after a job's deadline the broker's own answer, which carries the usage, is waited for while the broker is
+there: its grace for workers is 5 s by default, and a second (SPEC R-7.11)."""
 
 
 class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,10 +65,14 @@ class ClientCore(SessionHooks):
         self.requests = RequestBook(
             self.session, timers=self._timers, emit=self._emit, connect_timeout_ms=config.connect_timeout_ms
         )
+        self.subscriptions = SubscriptionBook(self.session, emit=self._emit)
         self._inputs: dict[type, Callable[[Any], None]] = {
             ev.OpenJob: self._open_job,
             ev.CancelJob: lambda event: self.jobs.cancel(event.job, self._now_ms),
             ev.ReadChunk: lambda event: self.jobs.read(event.job, event.attempt, event.seq),
+            ev.AnswerTool: lambda event: self.jobs.tool_answered(event.job, event.run, event.answer),
+            ev.Subscribe: self._subscribe,
+            ev.Unsubscribe: lambda event: self.subscriptions.close(event.key),
             ev.AskBroker: self._ask,
             ev.PingBroker: self._ask,
             ev.CloseClient: self._close,
@@ -78,10 +84,12 @@ class ClientCore(SessionHooks):
         self._messages: dict[type, Callable[[Any, bytes], None]] = {
             cm.Result: lambda message, body: self.jobs.result(message, body, self._now_ms),
             cm.Chunk: self.jobs.chunk,
+            cm.ToolCall: self.jobs.tool_call,
             cm.Accepted: lambda message, _: self.jobs.accepted(message),
             cm.Started: lambda message, _: self.jobs.accepted(message),
             cm.Progress: lambda message, _: self.jobs.accepted(message),
-            m.Reply: self.requests.reply,
+            cm.Event: self.subscriptions.event,
+            m.Reply: self._reply,
             m.Pong: lambda message, _: self.requests.pong(message),
             m.Ping: lambda message, _: self._emit(ev.Send(m.Pong(n=message.n))),
             m.Welcome: lambda message, _: self.session.welcomed(message, self._now_ms),
@@ -108,21 +116,24 @@ class ClientCore(SessionHooks):
             self.jobs.forget_acks()
         self.jobs.session_up(self._now_ms)
         self.requests.session_up()
+        self.subscriptions.session_up()
         self.jobs.flush_acks()
 
     def session_down(self) -> None:
         """All that is open will have to be sent again."""
         self.jobs.session_down()
         self.requests.session_down()
+        self.subscriptions.session_down()
 
     def refused(self, error: m.Error) -> None:
         """No broker takes this client."""
         self.jobs.fail_all(lambda job: _for_job(exceptions.from_refusal(error), job))
         self.requests.fail_all(lambda: exceptions.from_refusal(error))
+        self.subscriptions.fail_all(lambda: exceptions.from_refusal(error))
 
     def is_busy(self) -> bool:
         """Whether anything is open."""
-        return bool(self.jobs) or bool(self.requests)
+        return bool(self.jobs) or bool(self.requests) or bool(self.subscriptions)
 
     # Inputs.
 
@@ -144,6 +155,17 @@ class ClientCore(SessionHooks):
             self.requests.ping(event, self._now_ms)
         self.session.want(self._now_ms)
 
+    def _subscribe(self, event: ev.Subscribe) -> None:
+        if self._closed:
+            self._emit(ev.SubscriptionEnded(event.key, _closed(None)))
+            return
+        self.subscriptions.open(event)
+        self.session.want(self._now_ms)
+
+    def _reply(self, message: m.Reply, body: bytes) -> None:
+        if not self.subscriptions.reply(message, body):
+            self.requests.reply(message, body)
+
     def _close(self, _: ev.CloseClient) -> None:
         if self._closed:
             return
@@ -152,6 +174,7 @@ class ClientCore(SessionHooks):
         self.session.close("closed by its user")
         self.jobs.fail_all(_closed)
         self.requests.fail_all(lambda: _closed(None))
+        self.subscriptions.fail_all(lambda: _closed(None))
 
     def _receive(self, event: ev.Received) -> None:
         message = event.message
@@ -180,7 +203,8 @@ class ClientCore(SessionHooks):
         elif error.job is not None:
             self.jobs.refused(error, self._now_ms)
         elif error.rid is not None:
-            self.requests.refused(error)
+            if not self.subscriptions.refused(error):
+                self.requests.refused(error)
         elif not self.session.live:
             self.session.not_greeted(error, self._now_ms)
         else:

@@ -24,6 +24,7 @@ from dspymq.protocol.client_messages import Accepted, Progress, Started
 from dspymq.protocol.codec import client_codec, encode
 from dspymq.protocol.errors import ProtocolError
 from dspymq.protocol.limits import HARD_FRAME_BYTES, Limits
+from dspymq.subscriptions import BrokerEvent
 
 log = logging.getLogger("dspymq.client")
 
@@ -42,8 +43,27 @@ class JobHandle(Protocol):
     def job_text(self, chunks: Sequence[Chunk]) -> None:
         """Text of its stream."""
 
+    def tool_called(self, called: ev.ToolCalled) -> None:
+        """Its program calls a tool."""
+
+    def tools_void(self) -> None:
+        """What its tools are running is for nobody."""
+
     def job_ended(self, value: Prediction | DspymqError) -> None:
         """Its one end."""
+
+
+class EventsHandle(Protocol):
+    """What a subscription's events are given to, on the driver's loop."""
+
+    def subscription_ready(self) -> None:
+        """The broker took it."""
+
+    def event_arrived(self, event: BrokerEvent) -> None:
+        """One event."""
+
+    def subscription_ended(self, error: DspymqError) -> None:
+        """There will be no more."""
 
 
 def monotonic_ms() -> int:
@@ -69,6 +89,7 @@ class Driver:
         self._link: Link | None = None
         self._link_number = 0
         self._jobs: dict[str, JobHandle] = {}
+        self._subscriptions: dict[str, EventsHandle] = {}
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._rids = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
@@ -79,7 +100,12 @@ class Driver:
             ev.JobEnded: self._job_ended,
             ev.JobText: lambda output: self._jobs[output.job].job_text(output.chunks),
             ev.JobUpdated: lambda output: self._jobs[output.job].job_updated(output.message),
+            ev.ToolCalled: lambda output: self._jobs[output.job].tool_called(output),
+            ev.ToolsVoid: lambda output: self._jobs[output.job].tools_void(),
             ev.Answered: self._answered,
+            ev.SubscriptionReady: lambda output: self._subscriptions[output.key].subscription_ready(),
+            ev.EventArrived: lambda output: self._subscriptions[output.key].event_arrived(output.event),
+            ev.SubscriptionEnded: self._subscription_ended,
             ev.Connect: self._connect,
             ev.Disconnect: self._disconnect,
             ev.SessionUp: _log_up,
@@ -130,6 +156,17 @@ class Driver:
             raise exceptions.from_protocol_error(problem) from None
         rid = f"r{next(self._rids)}"
         return await self._await(rid, ev.AskBroker(rid, method, body, timeout_ms))
+
+    def subscribe(self, key: str, handle: EventsHandle, kinds: Sequence[str]) -> None:
+        """Give the handle every event of these kinds until `unsubscribe`."""
+        self.bind()
+        self._subscriptions[key] = handle
+        self.feed(ev.Subscribe(key, kinds))
+
+    def unsubscribe(self, key: str) -> None:
+        """The handle hears no more."""
+        if self._subscriptions.pop(key, None) is not None:
+            self.feed(ev.Unsubscribe(key))
 
     async def ping(self, timeout_ms: int) -> float:
         """Seconds until the broker answered; connecting, if that is needed, is not counted. Raises DspymqError."""
@@ -225,6 +262,9 @@ class Driver:
 
     def _job_ended(self, output: ev.JobEnded) -> None:
         self._jobs.pop(output.job).job_ended(output.value)
+
+    def _subscription_ended(self, output: ev.SubscriptionEnded) -> None:
+        self._subscriptions.pop(output.key).subscription_ended(output.error)
 
     def _answered(self, output: ev.Answered) -> None:
         future = self._answers.get(output.rid)

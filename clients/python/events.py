@@ -23,6 +23,7 @@ from dspymq.protocol.client_messages import (
 )
 from dspymq.protocol.errors import ProtocolError
 from dspymq.protocol.messages import Welcome
+from dspymq.tool_calls import Answer
 
 
 class OpenJob(msgspec.Struct, frozen=True, gc=False):
@@ -49,6 +50,27 @@ class ReadChunk(msgspec.Struct, frozen=True, gc=False):
     job: str
     attempt: int
     seq: int
+
+
+class Subscribe(msgspec.Struct, frozen=True, gc=False):
+    """Hear of these kinds of events, under a key that is this client's own."""
+
+    key: str
+    kinds: Sequence[str]
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, gc=False):
+    """Hear no more of them."""
+
+    key: str
+
+
+class AnswerTool(msgspec.Struct, frozen=True, gc=False):
+    """A tool was run: the answer of the run that `ToolCalled` named."""
+
+    job: str
+    run: int
+    answer: Answer
 
 
 class AskBroker(msgspec.Struct, frozen=True, gc=False):
@@ -94,7 +116,21 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
     """Time has passed; due whenever `ClientCore.wake_at_ms()` says so."""
 
 
-Input = OpenJob | CancelJob | ReadChunk | AskBroker | PingBroker | CloseClient | Received | Garbled | LinkDown | Tick
+Input = (
+    OpenJob
+    | CancelJob
+    | ReadChunk
+    | AnswerTool
+    | Subscribe
+    | Unsubscribe
+    | AskBroker
+    | PingBroker
+    | CloseClient
+    | Received
+    | Garbled
+    | LinkDown
+    | Tick
+)
 
 
 class Connect(msgspec.Struct, frozen=True, gc=False):
@@ -130,6 +166,42 @@ class JobText(msgspec.Struct, frozen=True, gc=False):
     chunks: Sequence[Chunk]
 
 
+class ToolCalled(msgspec.Struct, frozen=True, gc=False):
+    """The program calls a tool: run it, and say how that went by `AnswerTool` with this `run`. `body` is {args}."""
+
+    job: str
+    run: int
+    name: str
+    body: bytes
+    timeout_ms: int
+
+
+class ToolsVoid(msgspec.Struct, frozen=True, gc=False):
+    """The job was begun anew: nobody waits for what its tools are running."""
+
+    job: str
+
+
+class SubscriptionReady(msgspec.Struct, frozen=True, gc=False):
+    """The broker has taken it."""
+
+    key: str
+
+
+class EventArrived(msgspec.Struct, frozen=True, gc=False):
+    """An event of a subscription: a `subscriptions.BrokerEvent`."""
+
+    key: str
+    event: Any
+
+
+class SubscriptionEnded(msgspec.Struct, frozen=True, gc=False):
+    """There will be no more events."""
+
+    key: str
+    error: DspymqError
+
+
 class JobEnded(msgspec.Struct, frozen=True, gc=False):
     """The one end of a job."""
 
@@ -159,4 +231,19 @@ class SessionDown(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-Output = Connect | Disconnect | Send | JobUpdated | JobText | JobEnded | Answered | SessionUp | SessionDown
+Output = (
+    Connect
+    | Disconnect
+    | Send
+    | JobUpdated
+    | JobText
+    | ToolCalled
+    | ToolsVoid
+    | JobEnded
+    | Answered
+    | SubscriptionReady
+    | EventArrived
+    | SubscriptionEnded
+    | SessionUp
+    | SessionDown
+)

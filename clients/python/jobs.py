@@ -11,7 +11,7 @@ import msgspec
 
 from dspymq import exceptions
 from dspymq.chunks import TextStream
-from dspymq.events import JobEnded, JobText, JobUpdated, OpenJob, Output, Send
+from dspymq.events import JobEnded, JobText, JobUpdated, OpenJob, Output, Send, ToolCalled, ToolsVoid
 from dspymq.exceptions import DspymqError
 from dspymq.prediction import Prediction
 from dspymq.protocol import body as bodies
@@ -26,11 +26,14 @@ from dspymq.protocol.client_messages import (
     Result,
     Started,
     Submit,
+    ToolCall,
+    ToolResult,
 )
 from dspymq.protocol.errors import Code, ProtocolError
 from dspymq.protocol.messages import Error
 from dspymq.session import Session
 from dspymq.timers import Timers
+from dspymq.tool_calls import Answer, Came, ToolLedger
 
 ACK_BATCH: Final = 256
 ACK_DELAY_MS: Final = 20
@@ -41,6 +44,9 @@ RETRY_MIN_MS: Final = 100
 RETRY_MAX_MS: Final = 5_000
 """Wait before a refused job is sent again, when the refusal names none: the minimum, doubled each time."""
 UNKNOWN_EPOCH: Final = "unknown"
+
+_NO_TOOLS: Final = Answer(Code.NOT_FOUND.value, "this client offers no tools for this job")
+_CANCELLED: Final = Answer(Code.CANCELLED.value, "the job is being cancelled")
 
 
 class Job:
@@ -55,11 +61,11 @@ class Job:
         "known_epoch",
         "message",
         "overdue",
-        "reach_by_ms",
         "reached",
         "refusals",
         "sent",
         "stream",
+        "tools",
         "waits_retry",
     )
 
@@ -68,7 +74,6 @@ class Job:
         self.message = opened.message
         self.body = opened.body
         self.deadline_ms = now_ms + opened.timeout_ms
-        self.reach_by_ms: int | None = None
         self.known_epoch: str | None = UNKNOWN_EPOCH if opened.resume else None
         self.before_epoch: str | None = self.known_epoch
         self.sent = False
@@ -81,6 +86,7 @@ class Job:
         self.refusals = 0
         streams = "chunks" in opened.message.want
         self.stream = TextStream(opened.message.window) if streams else None
+        self.tools = ToolLedger() if "tools" in opened.message.want else None
 
     @property
     def attaches(self) -> bool:
@@ -121,9 +127,10 @@ class JobBook:
         """Take a job over; it is sent as soon as there is a session."""
         job = Job(opened, now_ms)
         self._jobs[job.id] = job
+        due_ms = job.deadline_ms
         if not self._session.live and self._connect_timeout_ms is not None:
-            job.reach_by_ms = min(job.deadline_ms, now_ms + self._connect_timeout_ms)
-        self._timers.set(("job", job.id), job.reach_by_ms or job.deadline_ms)
+            due_ms = min(due_ms, now_ms + self._connect_timeout_ms)
+        self._timers.set(("job", job.id), due_ms)
         if self._session.live:
             self._send(job, now_ms)
 
@@ -133,7 +140,7 @@ class JobBook:
         if job is None or job.cancelling:
             return
         job.cancelling = True
-        if job.sent and self._session.live:
+        if job.sent:
             self._emit(Send(Cancel(job=job.id)))
         elif job.known_epoch is None and not job.attaches:
             self._end(job, exceptions.Cancelled("cancelled before it was sent", reason="cancelled", job=job.id))
@@ -148,13 +155,13 @@ class JobBook:
         if job is None or job.stream is None:
             return
         upto = job.stream.read(attempt, seq)
-        if upto is not None and job.sent and self._session.live:
+        if upto is not None and job.sent:
             self._emit(Send(Credit(job=job.id, attempt=attempt, upto=upto)))
 
     def session_up(self, now_ms: int) -> None:
         """Send every open job, in the order in which they were opened; those refused wait out their time."""
         for job in list(self._jobs.values()):
-            if not job.sent and not job.waits_retry:
+            if not job.waits_retry:
                 self._send(job, now_ms)
 
     def session_down(self) -> None:
@@ -167,7 +174,7 @@ class JobBook:
         job = self._jobs.get(message.job)
         if job is None:
             return
-        if job.stream is not None and not isinstance(message, Accepted):
+        if job.stream is not None:
             self._text(job, job.stream.restart(message.attempt))
         self._emit(JobUpdated(job.id, message))
 
@@ -181,6 +188,37 @@ class JobBook:
         except ProtocolError:
             fields = {}
         self._text(job, job.stream.take(message, fields))
+
+    def tool_call(self, message: ToolCall, body: bytes) -> None:
+        """The program calls a tool: run it once, and answer each time that it comes."""
+        job = self._jobs.get(message.job)
+        if job is None or job.tools is None:
+            self._answer_tool(message.job, message.attempt, message.call, _NO_TOOLS)
+            return
+        if job.cancelling:
+            self._answer_tool(job.id, message.attempt, message.call, _CANCELLED)
+            return
+        known = job.tools.came(message.attempt, message.call, message.name, body)
+        if isinstance(known, Answer):
+            self._answer_tool(job.id, message.attempt, message.call, known)
+        elif known is Came.NEW:
+            run, voids = job.tools.begin(message.attempt, message.call, message.name, body)
+            if voids:
+                self._emit(ToolsVoid(job.id))
+            self._emit(ToolCalled(job.id, run, message.name, body, message.timeout_ms))
+
+    def tool_answered(self, job_id: str, run: int, answer: Answer) -> None:
+        """A tool was run. Without a session the answer is kept: its call comes again."""
+        job = self._jobs.get(job_id)
+        if job is None or job.tools is None:
+            return
+        limit = self._session.limits.max_body_bytes
+        if len(answer.body) > limit:
+            text = f"what the tool returned has {len(answer.body)} bytes, the limit is {limit}"
+            answer = Answer(Code.RESOURCE_EXHAUSTED.value, text)
+        call = job.tools.answered(run, answer)
+        if call is not None and job.sent:
+            self._answer_tool(job.id, *call, answer)
 
     def result(self, message: Result, body: bytes, now_ms: int) -> None:
         """The end of a job. Always acknowledged: what is not open here is wanted by nobody here."""
@@ -241,12 +279,11 @@ class JobBook:
         if job is None:
             return
         if now_ms < job.deadline_ms:
-            if job.reach_by_ms is not None and not job.reached and not self._session.live:
-                self._end(job, self._unreachable(job.id))
-                return
-            job.reach_by_ms = None
-            self._timers.set(("job", job.id), job.deadline_ms)
-        elif job.sent and self._session.live and not job.overdue:
+            if job.reached or self._session.live:
+                self._timers.set(("job", job.id), job.deadline_ms)
+            else:
+                self._end(job, unreachable(self._session, job.id))
+        elif job.sent and not job.overdue:
             # The broker's own answer is worth waiting for a little: it carries the usage.
             job.overdue = True
             self._timers.set(("job", job.id), now_ms + self._slack_ms)
@@ -275,13 +312,20 @@ class JobBook:
         if isinstance(message, Submit):
             left_ms = max(1, job.deadline_ms - now_ms)
             message = msgspec.structs.replace(message, timeout_ms=left_ms, known_epoch=job.known_epoch)
-        job.before_epoch, job.known_epoch = job.known_epoch, self._session.epoch
         if job.stream is not None and job.reached:
-            job.stream.rejoin()
+            job.stream.rejoin(anew=job.known_epoch != self._session.epoch)
+        if job.tools is not None and job.reached:
+            job.tools.rejoin(anew=job.known_epoch != self._session.epoch)
+        job.before_epoch, job.known_epoch = job.known_epoch, self._session.epoch
         job.sent = job.reached = True
         self._emit(Send(message, job.body))
         if job.cancelling:
             self._emit(Send(Cancel(job=job.id)))
+
+    def _answer_tool(self, job_id: str, attempt: int, call: int, answer: Answer) -> None:
+        if self._session.live:
+            result = ToolResult(job=job_id, attempt=attempt, call=call, code=answer.code, message=answer.message)
+            self._emit(Send(result, answer.body))
 
     def _outcome(self, job: Job, message: Result, body: bytes) -> Prediction | DspymqError:
         if message.code != Code.OK:
@@ -296,9 +340,9 @@ class JobBook:
 
     def _give_up(self, job: Job) -> None:
         if not job.reached and not job.cancelling:
-            self._end(job, self._unreachable(job.id))
+            self._end(job, unreachable(self._session, job.id))
             return
-        if job.sent and self._session.live and not job.attaches and not job.cancelling:
+        if job.sent and not job.attaches and not job.cancelling:
             self._emit(Send(Cancel(job=job.id)))
         if job.cancelling:
             error: DspymqError = exceptions.Cancelled("cancelled; the broker did not confirm it", reason="cancelled")
@@ -307,9 +351,6 @@ class JobBook:
             error = exceptions.DeadlineExceeded(f"no result in time ({where})", reason="deadline", retryable=True)
         error.job = job.id
         self._end(job, error)
-
-    def _unreachable(self, job_id: str) -> DspymqError:
-        return unreachable(self._session, job_id)
 
     def _retry_wait_ms(self, job: Job, error: Error) -> int:
         if error.retry_after_ms is not None:

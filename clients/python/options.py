@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict
 
 import msgspec
@@ -16,11 +16,12 @@ from dspymq.protocol.codec import encode_header
 from dspymq.protocol.errors import ProtocolError
 from dspymq.protocol.limits import Limits
 from dspymq.protocol.messages import Want
+from dspymq.tools import Tool, as_tools
 
 INLINE: Final = "_inline"
 """The program name of a job that brings its own signature."""
 
-Kind = Literal["predict", "chain_of_thought"]
+Kind = Literal["predict", "chain_of_thought", "react"]
 Watch = Literal["accepted", "started", "progress"]
 
 _checker: Final = msgspec.msgpack.Decoder(Submit | Attach)
@@ -35,7 +36,9 @@ class JobOptions(TypedDict, total=False):
     revision: run exactly this revision of the program.
     lane: the kind of slots it waits for, such as "default" or "batch".
     priority: 0 to 9, 9 first; orders this client's own jobs.
-    kind, instructions: how an inline signature (a program text with "->") is run.
+    kind, instructions: how an inline signature (a program text with "->") is run; "react" calls `tools`, for at most
+        `max_iters` turns (default 20).
+    tools: functions, or Tools, that the program may call while it runs; they run here. See Tool.
     config: parameters of the LM calls, such as {"temperature": 0.2}.
     fail_fast: Unavailable at once when no worker can run it now, instead of waiting.
     redeliver: False for programs with side effects: never run again after it may have started.
@@ -53,6 +56,8 @@ class JobOptions(TypedDict, total=False):
     priority: int
     kind: Kind
     instructions: str | None
+    max_iters: int | None
+    tools: Sequence[Tool | Callable[..., Any]]
     config: Mapping[str, Any] | None
     fail_fast: bool
     redeliver: bool
@@ -74,6 +79,8 @@ class Options:
     priority: int = DEFAULT_PRIORITY
     kind: Kind = "predict"
     instructions: str | None = None
+    max_iters: int | None = None
+    tools: Sequence[Tool] = ()
     config: Mapping[str, Any] | None = None
     fail_fast: bool = False
     redeliver: bool = True
@@ -91,7 +98,10 @@ class Options:
         if unknown:
             text = f"no option {', '.join(unknown)}; there are {', '.join(sorted(_NAMES))}"
             raise exceptions.InvalidArgument(text, reason="invalid_option")
-        return dataclasses.replace(self, **changes)
+        values: dict[str, Any] = dict(changes)
+        if "tools" in values:
+            values["tools"] = as_tools(values["tools"])
+        return dataclasses.replace(self, **values)
 
 
 _NAMES: Final = frozenset(field.name for field in dataclasses.fields(Options))
@@ -119,11 +129,13 @@ def submit_event(
     if not isinstance(inputs, Mapping):
         text = f"inputs must be a mapping from names to values, not {type(inputs).__name__}"
         raise exceptions.InvalidArgument(text, reason="invalid_inputs")
-    spec = None
+    spec: dict[str, Any] | None = None
     if "->" in program:
         spec = {"signature": program, "kind": options.kind}
         if options.instructions is not None:
             spec["instructions"] = options.instructions
+        if options.max_iters is not None:
+            spec["max_iters"] = options.max_iters
     message = Submit(
         job=job_id,
         program=INLINE if spec else program,
@@ -132,7 +144,7 @@ def submit_event(
         profile=options.profile,
         lane=options.lane,
         priority=options.priority,
-        want=_want(stream, watch),
+        want=_want(stream, watch, options),
         window=options.window if stream else None,
         on_disconnect=options.on_disconnect,
         fail_fast=options.fail_fast,
@@ -143,7 +155,9 @@ def submit_event(
     )
     _check(message)
     try:
-        body = encode_body(inputs=dict(inputs), spec=spec, config=dict(options.config) if options.config else None)
+        config = dict(options.config) if options.config else None
+        tools = [tool.spec for tool in options.tools] or None
+        body = encode_body(inputs=dict(inputs), spec=spec, config=config, tools=tools)
     except ProtocolError as problem:
         raise exceptions.from_protocol_error(problem) from None
     return OpenJob(message, body, timeout_ms, resume)
@@ -152,15 +166,17 @@ def submit_event(
 def attach_event(job_id: str, options: Options, *, stream: bool, watch: Collection[Watch]) -> OpenJob:
     """The event that joins a job whose inputs are not at hand. Raises InvalidArgument."""
     timeout_ms = to_ms(options.timeout_s)
-    message = Attach(job=job_id, want=_want(stream, watch), window=options.window if stream else None)
+    message = Attach(job=job_id, want=_want(stream, watch, options), window=options.window if stream else None)
     _check(message)
     return OpenJob(message, b"", timeout_ms)
 
 
-def _want(stream: bool, watch: Collection[Watch]) -> list[Want]:
+def _want(stream: bool, watch: Collection[Watch], options: Options) -> list[Want]:
     want: list[Want] = [*dict.fromkeys(watch)]
     if stream:
         want.append("chunks")
+    if options.tools:
+        want.append("tools")
     return want
 
 

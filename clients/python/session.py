@@ -109,9 +109,7 @@ class Session:
     def heard(self, now_ms: int, *, fruitful: bool) -> None:
         """A message came; a fruitful one shows that this broker does more than greet."""
         self._heard_at = now_ms
-        if fruitful and not self._fruitful and self.state is State.LIVE:
-            self._fruitful = True
-            self._passes = 0
+        self._fruitful = self._fruitful or fruitful
 
     def welcomed(self, welcome: Welcome, now_ms: int) -> None:
         """`welcome` came."""
@@ -126,7 +124,6 @@ class Session:
         self.limits = welcome.limits
         self._welcome = welcome
         self._fruitful = False
-        self._refusals.clear()
         self._timers.cancel("greeting")
         self._timers.set("life", now_ms + min(welcome.ping_ms, welcome.dead_ms))
         self._emit(SessionUp(self.address, welcome, restarted))
@@ -145,7 +142,6 @@ class Session:
         if not self._fruitful:
             self.lost("the broker forgets its sessions", now_ms)
             return
-        self.state = State.GREETING
         self._timers.cancel("life")
         self._emit(SessionDown(self.address, "no_session"))
         self._hooks.session_down()
@@ -213,7 +209,6 @@ class Session:
             return
         if now_ms - self._sent_at >= welcome.ping_ms:
             self._emit(Send(Ping()))
-            self._sent_at = now_ms
         self._timers.set("life", min(dies_at, self._sent_at + welcome.ping_ms))
 
     def _start_pass(self, now_ms: int) -> None:

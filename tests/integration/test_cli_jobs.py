@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -61,3 +62,35 @@ def test_status_watch_goes_on_until_ctrl_c(broker: RunningBroker) -> None:
         lines = [process.first_line() for _ in range(3)]
         assert all(json.loads(line)["stats"]["workers"] == 1 for line in lines)
         assert process.kill(signal.SIGINT) == ExitCode.INTERRUPTED
+
+
+def test_events_are_shown_as_they_happen(broker: RunningBroker) -> None:
+    command = ["events", "job.done", "--json", "--broker", broker.clients]
+    with (
+        running("events", command, clean_environ()) as process,
+        Client(broker.clients) as client,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        line = threads.submit(process.first_line)
+        jobs = set()
+        while not line.done():
+            job = client.submit("question -> answer", {"question": "e"})
+            job.result(10)
+            jobs.add(job.id)
+        event = json.loads(line.result())
+        assert (event["kind"], event["details"]["code"]) == ("job.done", "OK")
+        assert event["details"]["job"] in jobs
+        assert process.kill(signal.SIGINT) == ExitCode.INTERRUPTED
+
+
+def test_python_hears_events(broker: RunningBroker) -> None:
+    with Client(broker.clients) as client, client.subscribe("job") as events:
+        job = client.submit("question -> answer", {"question": "hello"})
+        job.result(10)
+        kinds = []
+        for event in events:
+            if event.details["job"] == job.id:
+                kinds.append(event.kind)
+            if event.kind == "job.done" and event.details["job"] == job.id:
+                break
+        assert kinds == ["job.submitted", "job.dispatched", "job.done"]

@@ -1,6 +1,7 @@
 """The client against a real broker, a real pool and real DSPy programs on a scripted LM."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,7 +13,6 @@ import pytest
 from dspymq import AsyncClient, Client, exceptions
 from tests.integration.client_router import until
 from tests.integration.client_system import System, free_address
-from tests.lm import expected_answer
 
 Main = Callable[[AsyncClient], Awaitable[None]]
 
@@ -68,12 +68,17 @@ def test_inline_signatures(system: System):
     run(system, main)
 
 
-def test_stream_shows_the_text_as_it_is_written(system: System):
+def test_stream_shows_the_text_while_it_is_written(system: System):
     async def main(client: AsyncClient) -> None:
-        job = client.stream("qa", question="#tokens=200 #chunk=8 #token_ms=1")
-        pieces = [chunk async for chunk in job]
+        job = client.stream("qa", question="#job=streamed #tokens=50 #chunk=4 #hang_after=12")
+        reader = job.__aiter__()
+        pieces = [await anext(reader)]
+        # The LM is held in the middle of its answer, and what it has said is here.
+        assert pieces[0].text
+        assert not job.done()
+        system.lm.release("streamed")
+        pieces += [piece async for piece in reader]
         answer = (await job).answer
-        assert len(pieces) > 5
         assert {piece.field for piece in pieces} == {"answer"}
         assert "".join(piece.text for piece in pieces) == answer == job.text["answer"]
         assert not any(piece.reset for piece in pieces)
@@ -89,7 +94,6 @@ def test_slow_reader_of_a_small_window_gets_all_of_it(system: System):
             pieces.append(piece.text)
             await asyncio.sleep(0.02)
         assert "".join(pieces) == (await job).answer
-        assert len(pieces) > 3
 
     run(system, main)
 
@@ -269,16 +273,6 @@ def test_workers_endpoint_instead_of_the_clients_is_named(system: System):
     run(system, main)
 
 
-def test_answers_are_those_of_the_question(system: System):
-    async def main(client: AsyncClient) -> None:
-        prediction = await client.call("qa", question="plain")
-        assert isinstance(prediction.answer, str)
-        assert prediction.answer
-        assert expected_answer is not None
-
-    run(system, main)
-
-
 # Faults.
 
 
@@ -308,8 +302,6 @@ def test_stream_of_an_executor_that_dies_starts_over_visibly(system: System):
             if not killed and len(text) > 40:
                 killed = True
                 for row in (await client.workers())[0]["executors"]:
-                    import os
-
                     os.kill(row["pid"], signal.SIGKILL)
         prediction = await job
         assert prediction.attempt == 2

@@ -1,11 +1,16 @@
 """What belongs to one running job and travels with it through DSPy's settings: stop, deadline, usage, stream."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dspymq.worker.executor.streams import StreamBuffer
 from dspymq.worker.executor.usage import JobUsage
+
+if TYPE_CHECKING:
+    from dspymq.worker.executor.tool_channel import ToolChannel
 
 SETTING: Final = "dspymq_job"
 """Its key in DSPy's settings, which (unlike a ContextVar) DSPy carries into the threads of Parallel and Evaluate."""
@@ -55,6 +60,7 @@ class JobContext:
         stream: StreamBuffer | None = None,
         on_text: Callable[[], None] | None = None,
         on_progress: Callable[[int | None, int | None, str | None], None] | None = None,
+        tools: ToolChannel | None = None,
     ) -> None:
         self.token = token
         self.usage = usage
@@ -62,6 +68,7 @@ class JobContext:
         self.stream = stream
         self.on_text = on_text
         self.on_progress = on_progress
+        self.tools = tools
         self._calls = 0
         self._is_over = False
         self._open: set[asyncio.Task[Any]] = set()
@@ -72,7 +79,10 @@ class JobContext:
         return self._calls
 
     def enter_call(self) -> asyncio.Task[Any] | None:
-        """Note that the current task waits for the LM. Raises CancelledError if the job was stopped or is over."""
+        """Note that the current task waits for the LM, or for a tool of the client.
+
+        Raises CancelledError if the job was stopped or is over.
+        """
         if self.token.cause is not None or self._is_over:
             raise asyncio.CancelledError
         task = asyncio.current_task()
@@ -86,11 +96,11 @@ class JobContext:
             self._open.discard(task)
 
     def close_calls(self) -> None:
-        """Cancel every LM call that is open, which closes its request at the provider."""
+        """Cancel every call that is open; one to the LM closes its request at the provider."""
         for task in list(self._open):
             task.cancel()
 
     def end(self) -> None:
-        """The job is over: nothing it left running may call an LM any more."""
+        """The job is over: nothing it left running may call an LM or a tool any more."""
         self._is_over = True
         self.close_calls()

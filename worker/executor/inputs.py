@@ -57,11 +57,12 @@ def check_no_marker(inputs: Mapping[str, Any]) -> None:
     for name, value in inputs.items():
         if not isinstance(name, str):
             raise JobError("invalid_inputs", f"input names are strings, not {type(name).__name__}")
-        if _has_marker(value):
+        if has_marker(value):
             raise _error([_problem(name, "value", f"the text {MARKER} is not allowed")])
 
 
-def _has_marker(value: Any) -> bool:
+def has_marker(value: Any) -> bool:
+    """Whether DSPy's custom-type marker stands anywhere in plain data."""
     stack = [value]
     while stack:
         one = stack.pop()

@@ -22,6 +22,8 @@ from dspymq.worker.executor.lms import LMSet, ProfileLM, with_config
 from dspymq.worker.executor.programs import Program
 from dspymq.worker.executor.specs import INLINE, SpecCache
 from dspymq.worker.executor.streams import StreamBuffer
+from dspymq.worker.executor.tool_channel import ToolChannel
+from dspymq.worker.executor.tool_specs import Toolset, ToolsetCache
 from dspymq.worker.executor.usage import JobUsage
 
 log = logging.getLogger("dspymq.worker.jobs")
@@ -87,12 +89,21 @@ class JobRunner:
         self._lms = lms
         self._max_body_bytes = max_body_bytes
         self._specs = specs or SpecCache()
+        self._toolsets = ToolsetCache()
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="program")
 
     async def run(
-        self, job: Job, token: CancelToken, stream: StreamBuffer | None = None, watcher: Watcher | None = None
+        self,
+        job: Job,
+        token: CancelToken,
+        stream: StreamBuffer | None = None,
+        watcher: Watcher | None = None,
+        tools: ToolChannel | None = None,
     ) -> Outcome:
-        """Run the job to its end. Never raises: whatever a program does becomes an outcome, with the usage so far."""
+        """Run the job to its end. Never raises: whatever a program does becomes an outcome, with the usage so far.
+
+        `tools` leads to the client's tools; None if the client takes no tool calls.
+        """
         watcher = watcher or Watcher()
         loop = asyncio.get_running_loop()
         began_s = time.monotonic()
@@ -106,13 +117,14 @@ class JobRunner:
             stream=stream,
             on_text=watcher.on_text,
             on_progress=watcher.on_progress,
+            tools=tools,
         )
         token.on_cancel(context.close_calls)
         revision: str | None = None
         body = b""
         failure: Failure | None = None
         try:
-            prepared = self._prepare(job)
+            prepared = self._prepare(job, tools)
             revision = prepared.program.revision
             if stream is not None:
                 stream.restrict(_streamed_fields(prepared.program))
@@ -145,13 +157,16 @@ class JobRunner:
             revision=revision,
         )
 
-    def _prepare(self, job: Job) -> _Prepared:
+    def _prepare(self, job: Job, tools: ToolChannel | None) -> _Prepared:
         """Everything that can be refused before the program runs and before any LM call. Raises JobError."""
         body = bodies.decode(job.body)
         inputs = _map_of(body, "inputs")
-        if body.get("tools"):
-            raise JobError("invalid_body", "this worker does not take `tools`")
-        program = self._program(job, body)
+        toolset = self._toolsets.toolset(body.get("tools"))
+        if tools is not None:
+            tools.toolset = toolset
+        elif toolset.specs:
+            raise JobError("invalid_tools", "a body with `tools` needs `tools` in `want`, or nobody would be called")
+        program = self._program(job, body, toolset)
         arguments = program.interface.arguments(inputs)
         lm = self._lms.get(job.profile)
         if body.get("config"):
@@ -160,12 +175,12 @@ class JobRunner:
             lm = with_config(lm, body["config"])
         return _Prepared(program, arguments, lm)
 
-    def _program(self, job: Job, body: Mapping[str, Any]) -> Program:
+    def _program(self, job: Job, body: Mapping[str, Any], toolset: Toolset) -> Program:
         spec = body.get("spec")
         if job.program == INLINE:
             if not spec:
                 raise JobError("invalid_spec", f"a job for {INLINE} brings a `spec` in its body")
-            return self._specs.program(spec)
+            return self._specs.program(spec, toolset)
         if spec:
             raise JobError("invalid_body", f"`spec` belongs to jobs for the program {INLINE}")
         program = self._programs.get(job.program)

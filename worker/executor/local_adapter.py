@@ -3,21 +3,40 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import dspy
 from dspy.adapters.utils import format_field_value, serialize_for_json
 
 from dspymq.worker.executor.local_schema import is_text, output_schema
 
-MAX_TOKENS: Final = 800
+MAX_TOKENS: Final = 1000
+
+FREQUENCY_PENALTY: Final = 0.4
+"""For text that the model makes up, which it would repeat for ever. Elsewhere it makes answers worse: copied names
+and numbers come out wrong, and capitals too."""
 
 _DEFAULT_INSTRUCTIONS: Final = re.compile(r"Given the fields? .+, produce the fields? .+\.", re.DOTALL)
 _ANSWERS: Final = frozenset(["answer", "response", "reply", "output"])
 _IN_JSON: Final = "Answer in JSON."
-_PRIMER: Final = (
-    ("Where does the sun rise?", "The earth turns towards the east.", "The sun rises in the east."),
-    ("What is the capital of Nepal?", "Nepal is a country in Asia.", "The capital of Nepal is Kathmandu."),
+
+
+class _Turn(NamedTuple):
+    said: str
+    reasoning: str
+    answer: str
+
+
+_QUESTIONS: Final = (
+    _Turn("Where does the sun rise?", "The earth turns towards the east.", "The sun rises in the east."),
+    _Turn("What is the capital of Nepal?", "Nepal is a country in Asia.", "The capital of Nepal is Kathmandu."),
+)
+_WRITING: Final = (
+    _Turn(
+        "Write two sentences about time.",
+        "Everyone knows what time is.",
+        "Time passes for everyone in the same way. What we do with it is up to us.",
+    ),
 )
 
 
@@ -43,7 +62,7 @@ class LocalAdapter(dspy.Adapter):  # type: ignore[misc]
         return answers
 
     def format(self, signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
-        """The messages; where a plain question has no demos, two general ones show the model what an answer is."""
+        """The messages; where text is wanted and there are no demos, a general example shows what an answer is."""
         messages: list[dict[str, Any]] = super().format(signature, demos, inputs)
         rest = [message for message in messages if message["role"] != "system"]
         primer = [] if demos or len(rest) > 1 else _primer(signature)
@@ -56,14 +75,14 @@ class LocalAdapter(dspy.Adapter):  # type: ignore[misc]
     def format_user_message_content(
         self, signature: Any, inputs: Mapping[str, Any], prefix: str = "", suffix: str = "", main_request: bool = False
     ) -> str:
-        """Instructions, inputs, and how to answer."""
+        """Instructions, inputs, and how to answer. DSPy's `prefix` to incomplete demos is left out."""
         given = {name: field for name, field in signature.input_fields.items() if name in inputs}
         texts = {name: format_field_value(field_info=field, value=inputs[name]) for name, field in given.items()}
         if _is_question(signature):
             parts = [_instructions(signature), *texts.values()]
         else:
             lines = "\n".join(f"{name}: {text}" for name, text in texts.items())
-            parts = [_instructions(signature), lines, _IN_JSON]
+            parts = [_instructions(signature), lines, "" if _lone_text(signature) else _IN_JSON]
         return "\n\n".join(part for part in parts if part)
 
     def format_assistant_message_content(
@@ -82,9 +101,10 @@ class LocalAdapter(dspy.Adapter):  # type: ignore[misc]
 def local_lm(url: str) -> Any:
     """A dspy.LM for the server at `url` (its /v1 address), to use together with LocalAdapter.
 
-    For programs of one's own; a worker has its own way (worker/executor/lms.py).
+    For programs of one's own; a worker has its own way (worker/executor/lms.py). Only DSPy's native engine: `auto`
+    would quietly import litellm for a parameter that the native one does not know.
     """
-    return dspy.LM("openai/local", api_base=url, api_key="none", cache=False, num_retries=0)
+    return dspy.LM("openai/local", api_base=url, api_key="none", cache=False, num_retries=0, engine="lm15")
 
 
 def _held(lm: Any, lm_kwargs: dict[str, Any], signature: Any) -> dict[str, Any]:
@@ -92,6 +112,8 @@ def _held(lm: Any, lm_kwargs: dict[str, Any], signature: Any) -> dict[str, Any]:
     held = {**lm_kwargs, "response_format": {"type": "json_schema", "json_schema": schema}}
     if lm.kwargs.get("max_tokens") is None:
         held.setdefault("max_tokens", MAX_TOKENS)
+    if _lone_text(signature) and not _is_question(signature):
+        held.setdefault("frequency_penalty", FREQUENCY_PENALTY)
     return held
 
 
@@ -99,27 +121,29 @@ def _instructions(signature: Any) -> str:
     text = str(signature.instructions).strip()
     if not _DEFAULT_INSTRUCTIONS.fullmatch(text):
         return text
-    outputs = [name for name in signature.output_fields if name != "reasoning"]
     if _is_question(signature):
         return ""
-    return f"Give the {', '.join(outputs)}."
+    outputs = ", ".join(name for name in signature.output_fields if name != "reasoning")
+    return f"Write a {outputs}." if _lone_text(signature) else f"Give the {outputs}."
+
+
+def _lone_text(signature: Any) -> str | None:
+    """The one output field, reasoning aside, if that is free text."""
+    outputs = [name for name in signature.output_fields if name != "reasoning"]
+    all_text = all(is_text(field.annotation) for field in signature.output_fields.values())
+    return outputs[0] if len(outputs) == 1 and all_text else None
 
 
 def _is_question(signature: Any) -> bool:
-    outputs = {name: field for name, field in signature.output_fields.items() if name != "reasoning"}
-    return (
-        len(signature.input_fields) == len(outputs) == 1
-        and outputs.keys() <= _ANSWERS
-        and all(is_text(field.annotation) for field in signature.output_fields.values())
-    )
+    return len(signature.input_fields) == 1 and _lone_text(signature) in _ANSWERS
 
 
 def _primer(signature: Any) -> list[dict[str, Any]]:
-    if not _is_question(signature):
+    if _lone_text(signature) is None:
         return []
     messages = []
-    for question, reasoning, answer in _PRIMER:
-        outputs = {name: reasoning if name == "reasoning" else answer for name in signature.output_fields}
-        messages.append({"role": "user", "content": question})
+    for turn in _QUESTIONS if _is_question(signature) else _WRITING:
+        outputs = {name: turn.reasoning if name == "reasoning" else turn.answer for name in signature.output_fields}
+        messages.append({"role": "user", "content": turn.said})
         messages.append({"role": "assistant", "content": json.dumps(outputs)})
     return messages

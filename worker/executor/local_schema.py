@@ -8,7 +8,10 @@ import pydantic
 
 Schema = dict[str, Any]
 
-REASONING_CHARS: Final = 240
+_SENTENCE: Final = "[A-Z][A-Za-z0-9À-ɏ ,;:'()%$’–-]{8,150}[.!?]"
+SENTENCES: Final = f"^{_SENTENCE}( {_SENTENCE})?$"
+"""Reasoning: one or two sentences that end as sentences do. Left more room, the model rambles, or draws emoji."""
+
 LONE_TEXT_CHARS: Final = 600
 TEXT_CHARS: Final = 160
 ITEM_CHARS: Final = 60
@@ -16,8 +19,10 @@ ITEMS: Final = 8
 
 _DEEPEST: Final = 4
 _KEPT: Final = frozenset(
-    ["type", "enum", "const", "format", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]
-    + ["minLength", "maxLength", "minItems", "maxItems", "required"]
+    [
+        *("type", "enum", "const", "format", "pattern", "minLength", "maxLength", "minItems", "maxItems"),
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    ]
 )
 _FORMATS: Final = frozenset(["date", "time", "date-time", "uuid"])
 
@@ -26,11 +31,8 @@ def output_schema(signature: Any) -> Schema:
     """The schema of a signature's outputs, its fields in their order, without `$ref`s."""
     fields = signature.output_fields
     texts = [name for name, field in fields.items() if is_text(field.annotation) and name != "reasoning"]
-    properties = {}
-    for name, field in fields.items():
-        chars = REASONING_CHARS if name == "reasoning" else LONE_TEXT_CHARS if len(texts) == 1 else TEXT_CHARS
-        properties[name] = _field_schema(field, chars)
-    return _object(properties)
+    chars = LONE_TEXT_CHARS if len(texts) == 1 else TEXT_CHARS
+    return _object({name: _field_schema(name, field, chars) for name, field in fields.items()})
 
 
 def is_text(annotation: Any) -> bool:
@@ -38,7 +40,9 @@ def is_text(annotation: Any) -> bool:
     return annotation is str or annotation is dspy.Reasoning
 
 
-def _field_schema(field: Any, chars: int) -> Schema:
+def _field_schema(name: str, field: Any, chars: int) -> Schema:
+    if name == "reasoning" and is_text(field.annotation):
+        return {"type": "string", "pattern": SENTENCES}
     if field.annotation is dspy.Reasoning:
         return {"type": "string", "minLength": 1, "maxLength": chars}
     info = pydantic.fields.FieldInfo(annotation=field.annotation)

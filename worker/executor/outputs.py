@@ -49,11 +49,16 @@ def _fields(returned: Any, interface: Interface) -> dict[str, Any]:
     raise JobError("program_error", f"the program returned a {type(returned).__name__}, not a dspy.Prediction")
 
 
-def _plain(name: str, value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value as JSON could hold it. Raises PydanticSerializationError, TypeError, ValueError or RecursionError."""
     if type(value) is str:
         return clean_text(value)
+    return _clean(to_jsonable_python(_open_types(value), bytes_mode="base64", inf_nan_mode="constants"))
+
+
+def _plain(name: str, value: Any) -> Any:
     try:
-        return _clean(to_jsonable_python(_open_types(value), bytes_mode="base64", inf_nan_mode="constants"))
+        return plain(value)
     except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
         problem = f"the output `{name}` ({type(value).__name__}) has no plain form: {error}"
         raise JobError("unserializable_output", problem[:500]) from None

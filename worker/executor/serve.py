@@ -21,6 +21,8 @@ from dspymq.worker.executor.preload import State
 from dspymq.worker.executor.programs import Program
 from dspymq.worker.executor.specs import INLINE
 from dspymq.worker.executor.streams import StreamBuffer
+from dspymq.worker.executor.tool_calls import OpenCall
+from dspymq.worker.executor.tool_channel import ToolChannel
 from dspymq.worker.pipe import Pipe
 
 log = logging.getLogger("dspymq.worker.executor")
@@ -137,6 +139,9 @@ class Executor:
             case w.Attach(lease=lease):
                 if lease in self._attempts:
                     self._attempts[lease].attach(message)
+            case w.ToolResult(lease=lease):
+                if lease in self._attempts:
+                    self._attempts[lease].tool_result(message, body)
             case Ping(n=n):
                 self._pipe.send(Pong(n=n))
             case Reply(rid=rid):
@@ -152,7 +157,7 @@ class Executor:
         if len(self._attempts) >= self._spec.concurrency or dispatch.lease in self._attempts:
             self._pipe.send(w.Released(lease=dispatch.lease, started=False, cause="capacity"))
             return
-        attempt = Attempt(dispatch, self._pipe, self._id)
+        attempt = Attempt(dispatch, self._pipe, self._id, self._spec.max_body_bytes)
         self._attempts[dispatch.lease] = attempt
         task = asyncio.create_task(attempt.run(self._runner, body))
         task.add_done_callback(lambda _: self._attempts.pop(dispatch.lease, None))
@@ -192,7 +197,7 @@ class Executor:
 class Attempt:
     """One lease at work here: its messages to and from the pipe."""
 
-    def __init__(self, dispatch: w.Dispatch, pipe: Pipe, executor_id: str) -> None:
+    def __init__(self, dispatch: w.Dispatch, pipe: Pipe, executor_id: str, max_body_bytes: int) -> None:
         self.token = CancelToken()
         self._dispatch = dispatch
         self._pipe = pipe
@@ -206,6 +211,9 @@ class Attempt:
         self._stream = StreamBuffer(
             wanted="chunks" in self._want, window=dispatch.window, begin_with_reset=dispatch.attempt > 1
         )
+        self._tools: ToolChannel | None = None
+        if "tools" in self._want:
+            self._tools = ToolChannel(self._send_tool_call, loop=self._loop, max_body_bytes=max_body_bytes)
 
     async def run(self, runner: JobRunner, body: bytes) -> None:
         """Run the job and send its result."""
@@ -213,7 +221,7 @@ class Attempt:
         revision = None if dispatch.program == INLINE else dispatch.revision
         job = Job(dispatch.program, body, dispatch.timeout_ms, revision, dispatch.profile)
         watcher = Watcher(on_start=self._on_start, on_text=self._on_text, on_progress=self._on_progress)
-        outcome = await runner.run(job, self.token, self._stream, watcher)
+        outcome = await runner.run(job, self.token, self._stream, watcher, self._tools)
         self._flush(last=True)
         self._is_over = True
         try:
@@ -238,6 +246,13 @@ class Attempt:
             self._send_started(self._revision)
         self._stream.attach(wanted="chunks" in self._want, window=attach.window)
         self._flush()
+        if self._tools is not None:
+            self._tools.attach(wanted="tools" in self._want)
+
+    def tool_result(self, result: w.ToolResult, body: bytes) -> None:
+        """The client answers a tool call."""
+        if self._tools is not None and result.attempt == self._dispatch.attempt:
+            self._tools.answer(result, body)
 
     def _on_start(self, revision: str) -> None:
         self._revision = revision
@@ -278,6 +293,13 @@ class Attempt:
         self._pipe.send(
             w.Progress(lease=self._dispatch.lease, attempt=self._dispatch.attempt, done=done, total=total, note=note)
         )
+
+    def _send_tool_call(self, call: OpenCall, timeout_ms: int) -> None:
+        dispatch = self._dispatch
+        message = w.ToolCall(
+            lease=dispatch.lease, attempt=dispatch.attempt, call=call.number, name=call.name, timeout_ms=timeout_ms
+        )
+        self._pipe.send(message, call.body)
 
     def _result(self, outcome: Outcome) -> w.Result:
         return w.Result(

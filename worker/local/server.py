@@ -19,15 +19,14 @@ from dspymq.worker.local.install import MODEL_NAME, status
 
 EXIT_FAILED: Final = 1
 EXIT_MISSING: Final = 4
-N_PARALLEL: Final = 4
-CONTEXT_TOKENS: Final = 3072
+N_PARALLEL: Final = 2
+CONTEXT_TOKENS: Final = 4096
 """Of each request: its prompt and its answer. Memory for it is taken at the start, 23 KB a token and slot."""
 
 _MAX_ANSWER_TOKENS: Final = 1024
 _HTTP_THREADS: Final = 128
 """Each open connection holds one, idle ones too, and every executor keeps a pool of connections."""
 
-_REPEAT_PENALTY: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -63,7 +62,6 @@ def serve(model: Path, *, threads: int, parallel: int, context_tokens: int) -> A
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
     params.sampling.temp = 0.0
-    params.sampling.penalty_repeat = _REPEAT_PENALTY
     return xllamacpp.Server(params)
 
 

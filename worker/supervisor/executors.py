@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 BYE_MS: Final = 2_000
 """How long an executor that was told to exit may take."""
 
-YOUNG_MS: Final = 1_000
+YOUNG_MS: Final = 250
 """An executor that ends within this time, and never had a job, counts as one that could not start."""
 
 BACKOFF_MS: Final = 200

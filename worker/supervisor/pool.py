@@ -23,7 +23,7 @@ from dspymq.worker.supervisor.processes import Processes
 
 log = logging.getLogger("dspymq.worker.pool")
 
-FEATURES: Final = ["chunks"]
+FEATURES: Final = ["chunks", "tools"]
 """What this worker does beyond running jobs; `hello.features`."""
 
 LOOK_MS: Final = 500

@@ -84,6 +84,7 @@ class Session:
         """CLOSED: when to try; OPENING: until when welcome must come."""
         self._heard_ms = 0
         self._sent_ms = 0
+        self._pinged_ms = 0
         self._ping_ms = DEAD_MS // 3
         self.dead_ms = DEAD_MS
         self.phase = Phase.CLOSED
@@ -98,7 +99,7 @@ class Session:
     def next_ms(self) -> int:
         """When `tick` is due."""
         if self.phase is Phase.UP:
-            return min(self._sent_ms + self._ping_ms, self._heard_ms + self.dead_ms)
+            return min(self._ping_due_ms(), self._heard_ms + self.dead_ms)
         return self._due_ms
 
     def tick(self, now_ms: int, *, busy: bool) -> list[Step]:
@@ -109,8 +110,8 @@ class Session:
             return self._failed(now_ms, "no welcome came", busy=busy) if now_ms >= self._due_ms else []
         if now_ms - self._heard_ms >= self.dead_ms:
             return self._lost(now_ms, f"silent for {now_ms - self._heard_ms} ms")
-        if now_ms - self._sent_ms >= self._ping_ms:
-            self._sent_ms = now_ms
+        if now_ms >= self._ping_due_ms():
+            self._sent_ms = self._pinged_ms = now_ms
             return [Send(Ping())]
         return []
 
@@ -159,10 +160,14 @@ class Session:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _ping_due_ms(self) -> int:
+        """Who has sent nothing pings; and who has heard nothing asks before it judges."""
+        return min(self._sent_ms, max(self._heard_ms, self._pinged_ms)) + self._ping_ms
+
     def _open(self, now_ms: int) -> list[Step]:
         self.phase = Phase.OPENING
         self._due_ms = now_ms + WELCOME_MS
-        self._heard_ms = self._sent_ms = now_ms
+        self._heard_ms = self._sent_ms = self._pinged_ms = now_ms
         return [Open(self.address, self._hello)]
 
     def _while_opening(self, message: Any, now_ms: int, *, busy: bool) -> list[Step]:

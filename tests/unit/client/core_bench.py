@@ -44,7 +44,17 @@ class Bench:
     def feed(self, event: ev.Input) -> list[ev.Output]:
         self.outputs = self.core.handle(event, self.now_ms)
         self.all += self.outputs
+        self.check()
         return self.outputs
+
+    def check(self) -> None:
+        """Every wait has an end, and what has ended waits for nothing."""
+        timers = self.core._timers
+        named = {key for key in timers._at if isinstance(key, tuple)}
+        open_jobs, open_requests = set(self.core.jobs._jobs), set(self.core.requests._open)
+        assert {name for kind, name in named if kind in ("job", "retry")} <= open_jobs
+        assert {("job", job) for job in open_jobs} <= named
+        assert {name for kind, name in named if kind == "request"} == open_requests
 
     def receive(self, message: cm.Message, **body: Any) -> list[ev.Output]:
         return self.feed(ev.Received(message, bodies.encode(**body) if body else b""))

@@ -24,8 +24,21 @@ def test_chunks_come_in_order_and_the_result_adds_nothing():
 
 def test_several_fields_of_one_chunk_come_one_by_one():
     bench = streaming()
-    bench.receive(cm.Chunk(job="j1", attempt=1, seq=0), fields={"reasoning": "r", "answer": "a", "bad": 3})
+    bench.receive(cm.Chunk(job="j1", attempt=1, seq=0), fields={"reasoning": "r", "answer": "a", "bad": 3, 4: "bad"})
     assert bench.text() == [("reasoning", "r", False), ("answer", "a", False)]
+    bench.receive(cm.Chunk(job="j1", attempt=1, seq=1, reset=True), fields={"reasoning": "rr", "answer": "aa"})
+    assert bench.text() == [("reasoning", "rr", True), ("answer", "aa", False)]
+
+
+def test_chunk_without_text_shows_nothing():
+    bench = streaming()
+    bench.chunk(0)
+    assert bench.outputs == []
+    bench.chunk(1, "a")
+    bench.feed(ev.Received(cm.Chunk(job="j1", attempt=1, seq=2), b"\xc1"))
+    assert bench.outputs == []
+    bench.result(outputs={"answer": "a"}, chunks=3)
+    assert bench.text() == []
 
 
 def test_duplicate_chunk_is_dropped():
@@ -71,6 +84,13 @@ def test_start_of_another_attempt_voids_the_text():
     assert bench.text() == [("", "", True)]
     bench.chunk(0, "new", attempt=2, reset=True)
     assert bench.text() == [("answer", "new", True)]
+
+
+def test_accepted_with_a_greater_attempt_voids_the_text():
+    bench = streaming()
+    bench.chunk(0, "old")
+    bench.receive(cm.Accepted(job="j1", state="running", attempt=2))
+    assert bench.text() == [("", "", True)]
 
 
 def test_reset_replaces_and_seq_goes_on():
@@ -238,6 +258,23 @@ def test_without_window_there_is_no_credit():
     assert read(bench, 0) == []
 
 
+def test_reset_without_window_gives_no_credit():
+    bench = streaming(window=None)
+    bench.chunk(3, "abc", reset=True)
+    assert read(bench, 3) == []
+
+
+def test_credit_of_another_attempt_counts_from_its_start():
+    bench = streaming(window=4)
+    for seq in range(20):
+        bench.chunk(seq, "x")
+        read(bench, seq)
+    bench.chunk(0, "new", attempt=2, reset=True)
+    assert read(bench, 0, attempt=2) == []
+    bench.chunk(1, "er", attempt=2)
+    assert read(bench, 1, attempt=2) == [cm.Credit(job="j1", attempt=2, upto=6)]
+
+
 def test_credit_counts_from_where_the_stream_was_joined():
     bench = streaming(window=8)
     bench.chunk(100, "all so far", reset=True)
@@ -321,3 +358,32 @@ def test_text_of_an_earlier_attempt_is_replaced_although_the_last_one_streamed_n
     bench.chunk(0, "old")
     bench.result(outputs={"answer": "cached"}, attempt=2, chunks=0)
     assert bench.text() == [("answer", "cached", True)]
+
+
+def test_gap_of_an_earlier_attempt_does_not_count():
+    bench = streaming()
+    bench.receive(cm.Chunk(job="j1", attempt=1, seq=0), fields={"reasoning": "r"})
+    bench.chunk(2, "a")
+    bench.chunk(0, "new", attempt=2)
+    bench.chunk(1, "er", attempt=2)
+    bench.result(outputs={"reasoning": "r", "answer": "newer"}, attempt=2, chunks=2)
+    assert bench.text() == []
+
+
+def test_fields_of_an_earlier_attempt_do_not_come_back():
+    bench = streaming()
+    bench.receive(cm.Chunk(job="j1", attempt=1, seq=0), fields={"reasoning": "r"})
+    bench.chunk(0, "new", attempt=2)
+    bench.result(outputs={"reasoning": "r", "answer": "newer"}, attempt=2, chunks=2)
+    assert bench.text() == [("answer", "newer", True)]
+
+
+def test_smaller_attempt_of_the_same_broker_is_ignored_also_after_a_reconnect():
+    bench = streaming()
+    bench.chunk(0, "two", attempt=2, reset=True)
+    rejoined(bench)
+    bench.chunk(0, "one", attempt=1)
+    bench.chunk(9, "one", attempt=1, reset=True)
+    assert bench.text() == []
+    bench.chunk(1, "twotwo", attempt=2, reset=True)
+    assert bench.text() == [("answer", "twotwo", True)]

@@ -25,6 +25,7 @@ def test_first_job_connects_and_waits_for_welcome():
     bench.live()
     assert [s.job for s in bench.sent(cm.Submit)] == ["j1"]
     assert bench.sent(cm.Submit)[0].known_epoch is None
+    assert not bench.of(ev.SessionUp)[0].restarted
 
 
 def test_time_before_welcome_counts_against_the_deadline():
@@ -140,6 +141,7 @@ def test_silence_of_dead_ms_ends_the_session_and_the_job_is_sent_to_the_next():
     bench.pass_ms(1)
     assert len(bench.of(ev.SessionDown)) == 1
     assert bench.connects() == ["tcp://a:1"]
+    assert bench.sent_names() == ["hello"]
 
 
 def test_any_message_is_life():
@@ -175,6 +177,7 @@ def test_storm_of_no_session_costs_one_hello():
         bench.submit(job)
     bench.no_session(job="j0")
     assert bench.sent_names() == ["hello"]
+    assert bench.of(ev.SessionDown) == [ev.SessionDown("tcp://a:1", "no_session")]
     for job in jobs[1:]:
         assert bench.no_session(job=job) == []
     bench.live(EPOCH_2, "s2")
@@ -271,5 +274,87 @@ def test_close_says_bye_and_fails_what_is_open():
     bench.submit("j2")
     assert isinstance(bench.ends()["j2"], exceptions.ClientClosed)
     bench.feed(ev.LinkDown())
+    assert bench.core.wake_at_ms() is None
     bench.pass_ms(100_000)
     assert bench.connects() == []
+
+
+def test_close_while_greeting_closes_the_link():
+    bench = Bench()
+    bench.submit()
+    bench.feed(ev.CloseClient())
+    assert bench.of(ev.Disconnect) == [ev.Disconnect()]
+    assert bench.sent_names() == []
+    assert bench.core.wake_at_ms() is None
+
+
+def test_close_while_waiting_has_no_link_to_close():
+    bench = Bench()
+    bench.submit()
+    bench.feed(ev.LinkDown("connection refused"))
+    bench.feed(ev.CloseClient())
+    assert bench.of(ev.Disconnect) == []
+    assert bench.core.wake_at_ms() is None
+
+
+def test_new_work_after_a_pause_starts_without_old_patience_and_backoff():
+    bench = Bench()
+    bench.submit(timeout_ms=20_000)
+    bench.pass_ms(20_000)
+    assert "j1" in bench.ends()
+    bench.pass_ms(20_000)
+    bench.submit("j2")
+    bench.pass_ms(1_000)
+    assert bench.of(ev.Disconnect), "the first pass has the least patience"
+    bench.pass_ms(50)
+    assert bench.connects() == ["tcp://a:1"], "and the first wait is the shortest"
+
+
+def test_same_welcome_after_a_new_hello_makes_the_session_live():
+    bench = live_bench()
+    bench.submit()
+    bench.no_session(job="j1")
+    bench.live("epoch-1", "s1")
+    assert [s.job for s in bench.sent(cm.Submit)] == ["j1"]
+
+
+def test_welcome_that_nobody_waits_for_is_ignored():
+    bench = Bench()
+    assert bench.receive(welcome()) == []
+    bench.submit()
+    bench.feed(ev.LinkDown("connection refused"))
+    assert bench.receive(welcome()) == []
+    bench.pass_ms(50)
+    assert bench.connects() == ["tcp://a:1"]
+
+
+def test_refusal_that_nobody_waits_for_is_ignored():
+    bench = Bench()
+    bench.submit()
+    bench.feed(ev.LinkDown("connection refused"))
+    assert bench.refuse("UNAUTHENTICATED", "bad_token") == []
+    bench.pass_ms(50)
+    assert bench.connects() == ["tcp://a:1"]
+
+
+def test_why_no_broker_answered_is_said():
+    bench = Bench()
+    bench.submit("j1", timeout_ms=900)
+    bench.refuse("UNAVAILABLE", "shutdown", message="the broker is stopping", retryable=True)
+    bench.pass_ms(20)
+    bench.submit("j2", timeout_ms=10)
+    bench.pass_ms(10)
+    assert "(UNAVAILABLE/shutdown: the broker is stopping)" in str(bench.ends()["j2"])
+    bench.pass_ms(200)
+    bench.feed(ev.LinkDown("connection refused"))
+    bench.submit("j3", timeout_ms=10)
+    bench.pass_ms(10)
+    assert "(connection refused)" in str(bench.ends()["j3"])
+
+
+def test_why_the_session_was_lost_is_said():
+    bench = live_bench()
+    bench.submit(timeout_ms=500)
+    bench.feed(ev.LinkDown("cable cut"))
+    bench.pass_ms(500)
+    assert "(no session: cable cut)" in str(bench.ends()["j1"])

@@ -82,7 +82,7 @@ def test_wrong_inputs_cause_no_lm_call(program: str, inputs: Any) -> None:
         (Job("qa", msgpack.packb({"inputs": {"question": "q"}}), 1000, "other-revision"), "unknown_revision"),
         (job("qa", {"question": "q"}, profile="nope"), "unknown_profile"),
         (job("qa", {"question": "q"}, spec={"signature": "a -> b"}), "invalid_body"),
-        (job("qa", {"question": "q"}, tools=[{"name": "t"}]), "invalid_body"),
+        (job("qa", {"question": "q"}, tools=[{"name": "t", "parameters": {}}]), "invalid_tools"),
         (job("qa", {"question": "q"}, config={"api_key": "x"}), "invalid_body"),
         (job("qa", {"question": "q"}, config={"max_tokens": 1.5}), "invalid_body"),
         (job(INLINE, {"question": "q"}), "invalid_spec"),

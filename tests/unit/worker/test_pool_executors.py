@@ -85,7 +85,7 @@ def test_eight_that_die_together_are_one_failure() -> None:
 
 def test_executors_that_die_right_after_they_were_ready_back_off_too() -> None:
     rig = Rig(processes=1).running()
-    rig.now_ms += 500
+    rig.now_ms += 200
     rig.gone("pool/1")
     assert rig.starts() == []
 

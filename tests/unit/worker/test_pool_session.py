@@ -104,10 +104,21 @@ def test_it_pings_when_it_has_said_nothing_and_not_otherwise() -> None:
     line = Line().up()
     line.now_ms += 600
     line.session.sent(line.now_ms)
+    line.receive(Pong())
     line.now_ms += 600
     assert line.tick() == []
     line.now_ms += 400
     assert line.tick() == [s.Send(Ping())]
+
+
+def test_who_says_much_and_hears_nothing_asks_before_it_judges() -> None:
+    line = Line().up()
+    pings = 0
+    for _ in range(14):
+        line.now_ms += 200
+        line.session.sent(line.now_ms)
+        pings += line.tick() == [s.Send(Ping())]
+    assert pings == 2
 
 
 def test_a_ping_is_answered_with_its_number() -> None:

@@ -40,13 +40,17 @@ def test_kinds_and_instructions() -> None:
         ("q -> a", "must be a map"),
         ({}, "`spec.signature`"),
         ({"signature": 5}, "`spec.signature`"),
-        ({"signature": "q -> a", "kind": "react"}, "`spec.kind`"),
+        ({"signature": "q -> a", "kind": "program"}, "`spec.kind`"),
         ({"signature": "q -> a", "kind": ["predict"]}, "`spec.kind`"),
         ({"signature": "q -> a", "insructions": "x"}, "no key 'insructions'"),
         ({"signature": "q -> a", "instructions": 5}, "`spec.instructions`"),
         ({"signature": "q -> a", "instructions": f"x {MARKER}"}, "must not hold"),
         ({"signature": "q -> a: os.path"}, "at character 8"),
         ({"signature": "q -> reasoning", "kind": "chain_of_thought"}, "`reasoning`"),
+        ({"signature": "q -> a", "max_iters": 3}, "`spec.max_iters`"),
+        ({"signature": "q -> a", "kind": "react", "max_iters": 0}, "`spec.max_iters`"),
+        ({"signature": "q -> a", "kind": "react", "max_iters": 2.5}, "`spec.max_iters`"),
+        ({"signature": "q -> a", "kind": "react", "max_iters": True}, "`spec.max_iters`"),
     ],
 )
 def test_refusals(spec: Any, message: str) -> None:

@@ -17,7 +17,7 @@ from dspymq.broker.core import BrokerCore
 from dspymq.broker.core import events as ev
 from dspymq.broker.core.effects import DropClient, DropWorker, ToClient, ToWorker
 from dspymq.broker.endpoint import Endpoint
-from dspymq.protocol import ProtocolError, client_codec, client_messages, new_uuid7, worker_codec, worker_messages
+from dspymq.protocol import TAG, ProtocolError, client_codec, client_messages, new_uuid7, worker_codec, worker_messages
 
 log = logging.getLogger("dspymq.broker")
 
@@ -206,7 +206,7 @@ def _client_peer(frames: list[bytes]) -> tuple[ev.ClientPeer, list[bytes]]:
     It is kept as long as its job and echoed, so it is small (REQ_CORRELATE's id has 4 bytes); another is none.
     """
     route = frames[0]
-    if b"" in frames[1:-1]:
+    if b"" in frames[1:-1] and frames[1] != TAG:
         end = frames.index(b"", 1)
         if end <= 2 and len(frames[1]) <= MAX_ENVELOPE_BYTES:
             return ev.OneShot(route, tuple(frames[1 : end + 1])), frames[end + 1 :]

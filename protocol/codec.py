@@ -71,7 +71,9 @@ class Codec(Generic[M]):
         unknown_type, wrong_endpoint or body_too_large.
         """
         if not 2 <= len(frames) <= 3 or frames[0] != TAG:
-            raise _bad_frames(frames)
+            problem = _bad_frames(frames)
+            # The form of `error` is the same in all versions.
+            raise _with_ids(problem, frames[1]) if len(frames) > 1 and frames[0][:3] == TAG[:3] else problem
         header = frames[1]
         body = frames[2] if len(frames) == 3 else b""
         if len(header) > self._limits.max_header_bytes:
@@ -166,6 +168,7 @@ def _salvage(header: bytes) -> _Salvage:
 
 def _with_ids(problem: ProtocolError, header: bytes) -> ProtocolError:
     found = _salvage(header)
+    problem.was_error = found.t == "error"
     problem.rid = _short_text(found.rid)
     problem.job = _short_text(found.job)
     problem.lease = _short_text(found.lease)

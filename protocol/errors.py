@@ -124,6 +124,8 @@ class ProtocolError(Exception):
         self.job = job
         self.lease = lease
         self.retry_after_ms = retry_after_ms
+        self.was_error = False
+        """Whether what cannot be taken is itself an `error`: that is never answered."""
 
     @property
     def code(self) -> Code:

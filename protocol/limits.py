@@ -4,10 +4,12 @@ from typing import Annotated, Final
 
 import msgspec
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
-"""A whole number that every language can hold (JavaScript stops at 2**53 - 1)."""
+MAX_COUNT: Final = (1 << 53) - 1
+"""The greatest whole number that every language can hold (JavaScript stops there)."""
 
-Positive = Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)]
 
 MAX_HEADER_DEPTH: Final = 8
 """Nesting of maps and arrays in a header; the header map itself is depth 1."""

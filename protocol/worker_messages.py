@@ -26,6 +26,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attempt: Count
     digest: str
     state: Literal["running", "done"]
+    lane: m.Name = "default"
     seq: Count = 0
     left_ms: Count = 0
 

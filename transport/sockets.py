@@ -17,7 +17,7 @@ def dealer(context: "zmq.Context[Any]") -> "zmq.Socket[bytes]":
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1_000)
-    return _common(socket)
+    return _common(socket, send_messages=1_000)
 
 
 def router(context: "zmq.Context[Any]") -> "zmq.Socket[bytes]":
@@ -30,14 +30,15 @@ def router(context: "zmq.Context[Any]") -> "zmq.Socket[bytes]":
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
     socket.setsockopt(zmq.BACKLOG, 1_024)
-    return _common(socket)
+    # What libzmq holds for a peer is beyond the broker's own bounds, which count bytes.
+    return _common(socket, send_messages=256)
 
 
-def _common(socket: "zmq.Socket[bytes]") -> "zmq.Socket[bytes]":
+def _common(socket: "zmq.Socket[bytes]", *, send_messages: int) -> "zmq.Socket[bytes]":
     # No ZMTP heartbeats: libzmq would PING, and then drop, peers whose stack cannot answer.
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, HARD_FRAME_BYTES)
-    socket.setsockopt(zmq.SNDHWM, 1_000)
+    socket.setsockopt(zmq.SNDHWM, send_messages)
     socket.setsockopt(zmq.RCVHWM, 1_000)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)

@@ -12,10 +12,10 @@ from dspymq.broker.core import job as ends
 from dspymq.broker.core.bounds import Bounds
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.job import Job, JobKey, Lease
-from dspymq.broker.core.jobs import JobMachine, need_of
-from dspymq.broker.core.scheduler import Scheduler
+from dspymq.broker.core.jobs import JobMachine
+from dspymq.broker.core.scheduler import Scheduler, need_of
 from dspymq.broker.core.sessions import ClientSession
-from dspymq.broker.core.store import JobStore
+from dspymq.broker.core.store import DIGEST_BYTES, JobStore
 from dspymq.broker.core.table import LIVE, Action, JobEvent, State
 from dspymq.broker.core.workers import Fleet, Worker
 from dspymq.protocol import client_messages as c
@@ -89,6 +89,8 @@ class Adoption:
                 self._scheduler.move_slot(before, after)
             job.flow = after
             self._scheduler.release_flow(before)
+        else:
+            self._store.keep_inputs(job, body)
 
     def tick(self) -> None:
         """Jobs that nobody reported in time are run, if they may run at all."""
@@ -99,6 +101,8 @@ class Adoption:
         need = need_of(job.submit)
         if not job.submit.redeliver:
             self._machine.end(job, ends.WORKER_LOST)
+        elif self._fleet.is_unknown(need.program):
+            self._machine.end(job, ends.UNKNOWN_PROGRAM)
         elif job.submit.fail_fast and self._fleet.missing(need):
             self._machine.end(job, ends.NO_WORKER)
         else:
@@ -122,10 +126,11 @@ class Adoption:
         """The worker runs the job under the lease of an earlier broker, which is the current one now."""
         self._context.counts["adopted"] += 1
         job.attempt = max(job.attempt, held.attempt)
-        job.charged += 1
+        # That attempt was charged when it was dispatched, if this broker did that; coming back is no new one.
+        job.charged = max(job.charged, 1)
         if job.state is State.QUEUED:
             job.queued_ms += self._context.now_ms - job.queued_since_ms
-        lease = Lease(held.lease, job, held.attempt, worker, "default", "")
+        lease = Lease(held.lease, job, held.attempt, worker, held.lane, "")
         job.lease = lease
         job.state = State.RUNNING
         worker.add(lease)
@@ -136,6 +141,7 @@ class Adoption:
 
 def _digest_bytes(text: str) -> bytes | None:
     try:
-        return bytes.fromhex(text)
+        digest = bytes.fromhex(text)
     except ValueError:
         return None
+    return digest if len(digest) == DIGEST_BYTES else None

@@ -13,9 +13,9 @@ from dspymq.broker.core.context import Context
 from dspymq.broker.core.event_hub import EventHub
 from dspymq.broker.core.events import ClientPeer, OneShot
 from dspymq.broker.core.job import Job, size_of
-from dspymq.broker.core.jobs import JobMachine, need_of
+from dspymq.broker.core.jobs import JobMachine
 from dspymq.broker.core.requests import Requests
-from dspymq.broker.core.scheduler import Need, Scheduler
+from dspymq.broker.core.scheduler import Need, Scheduler, need_of
 from dspymq.broker.core.sessions import ClientSession
 from dspymq.broker.core.store import JobStore, digest_of
 from dspymq.broker.core.table import TABLE, Action, JobEvent, State
@@ -80,9 +80,11 @@ class ClientSide:
             self.refuse(peer, _with_ids(problem, message))
 
     def refuse(self, peer: ClientPeer, problem: ProtocolError) -> None:
-        """Answer a message that is not taken."""
+        """Answer a message that is not taken, unless it was an `error`."""
         self._context.counts[f"refused.{problem.reason}"] += 1
         self._heard(peer)
+        if problem.was_error:
+            return
         self._context.answer_client(peer, error_answer(problem))
 
     def lost(self, session: ClientSession, *, at_once: bool = False) -> None:
@@ -226,7 +228,7 @@ class ClientSide:
 
     def _check_known(self, program: str) -> None:
         """An unknown program is an error only once a worker is there that could have offered it."""
-        if program in self._fleet.catalog or not any(worker.synced for worker in self._fleet.workers.values()):
+        if not self._fleet.is_unknown(program):
             return
         matches = self._fleet.catalog.close_matches(program)
         hint = f"; did you mean {' or '.join(matches)}?" if matches else ""
@@ -313,7 +315,9 @@ class ClientSide:
     def _ack(self, session: ClientSession, message: c.Ack, _: bytes) -> None:
         for job_id in message.jobs:
             job = self._store.jobs.get((session.principal, job_id))
-            if job is not None and job.client is session and self._machine.action(job, JobEvent.ACK) is Action.FORGET:
+            if job is None or job.client not in (session, None):
+                continue
+            if self._machine.action(job, JobEvent.ACK) is Action.FORGET:
                 self._machine.forget(job)
 
     def _credit(self, session: ClientSession, message: c.Credit, _: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.job import End, Job
 from dspymq.broker.core.scheduler import Scheduler
@@ -43,12 +45,30 @@ class Ending:
         )
         self._done(job, result, b"")
 
-    def finish(self, job: Job, message: w.Result, body: bytes) -> None:
+    def finish_stopped(self, job: Job, attempt: int, message: w.Result, body: bytes, end: End) -> None:
+        """End a job that is being stopped, with the usage that its worker says.
+
+        A result that was earlier than the cancel stands; the deadline's does not.
+        """
+        if end.code is Code.DEADLINE_EXCEEDED or message.code == Code.CANCELLED:
+            message = msgspec.structs.replace(
+                message,
+                code=end.code,
+                reason=end.reason,
+                message=end.message,
+                retryable=REASONS[end.reason].retryable,
+                retry_after_ms=None,
+                details=None,
+            )
+            body = b""
+        self.finish(job, attempt, message, body)
+
+    def finish(self, job: Job, attempt: int, message: w.Result, body: bytes) -> None:
         """End the job as its worker says."""
         timings = message.timings or Timings()
         result = c.Result(
             job=job.job_id,
-            attempt=job.attempt,
+            attempt=attempt,
             code=message.code,
             reason=message.reason,
             message=message.message,

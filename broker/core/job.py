@@ -33,6 +33,7 @@ CANCELLED = End(Code.CANCELLED, "cancelled", "cancelled by its client")
 CLIENT_GONE = End(Code.CANCELLED, "client_gone", "its client went away and on_disconnect was `cancel`")
 EXPIRED = End(Code.DEADLINE_EXCEEDED, "deadline", "timeout_ms passed")
 WORKER_LOST = End(Code.UNAVAILABLE, "worker_lost", "workers were lost and the attempts are used up")
+UNKNOWN_PROGRAM = End(Code.NOT_FOUND, "unknown_program", "no worker ever offered this program")
 NO_WORKER = End(Code.UNAVAILABLE, "no_worker", "no worker can run this now, and fail_fast was asked for")
 POISON = End(Code.ABORTED, "poison", "this job ended two processes that ran it alone")
 
@@ -62,6 +63,7 @@ class Job:
 
     __slots__ = (
         "attempt",
+        "avoid",
         "body",
         "charged",
         "client",
@@ -76,6 +78,7 @@ class Job:
         "key",
         "late_usage",
         "lease",
+        "prefer",
         "queue",
         "queued_ms",
         "queued_since_ms",
@@ -108,6 +111,10 @@ class Job:
         self.charged = 0
         self.refunds = 0
         self.convictions = 0
+        self.prefer: str | None = None
+        """The revision of an earlier attempt: the next one stays there while a worker has it."""
+        self.avoid: frozenset[tuple[str, int]] = frozenset()
+        """Workers that gave it back, each until its next `ready` (see `Need`)."""
         self.isolate = False
         self.inputs_known = True
         """False while the job is known only from a worker that holds it, until a submit brings its inputs."""

@@ -10,8 +10,9 @@ import msgspec
 from dspymq.broker.core.bounds import Bounds
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.job import Job, size_of
-from dspymq.broker.core.jobs import JobMachine, need_of
+from dspymq.broker.core.jobs import JobMachine
 from dspymq.broker.core.params import Params
+from dspymq.broker.core.scheduler import need_of
 from dspymq.broker.core.sessions import ClientSession
 from dspymq.broker.core.store import JobStore
 from dspymq.broker.core.table import State
@@ -40,16 +41,16 @@ class JobRequests:
         program = params.optional_text("program")
         limit = min(params.count("limit", 100), MAX_ROWS)
         rows: list[dict[str, Any]] = []
-        seen = 0
+        truncated = len(self._store.jobs) > MAX_SCANNED
         for job in islice(self._store.jobs.values(), MAX_SCANNED):
-            seen += 1
             if job.key[0] != _client(params).principal:
                 continue
             if (not states or job.state.value in states) and program in (None, job.submit.program):
                 if len(rows) == limit:
+                    truncated = True
                     break
                 rows.append(self._row(job))
-        return {"jobs": rows, "truncated": seen < len(self._store.jobs) or len(rows) == limit}
+        return {"jobs": rows, "truncated": truncated}
 
     def get(self, params: Params) -> Any:
         """One job, whole, but for its inputs and outputs."""

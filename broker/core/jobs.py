@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Literal
 
 import msgspec
 
@@ -10,7 +10,7 @@ from dspymq.broker.core import job as ends
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.ending import Ending
 from dspymq.broker.core.job import End, Job, Lease
-from dspymq.broker.core.scheduler import Need, Scheduler
+from dspymq.broker.core.scheduler import Need, Scheduler, need_of
 from dspymq.broker.core.sessions import ClientSession
 from dspymq.broker.core.store import JobStore
 from dspymq.broker.core.table import TABLE, Action, JobEvent, State
@@ -18,10 +18,7 @@ from dspymq.broker.core.timers import Timers
 from dspymq.broker.core.workers import Fleet, Worker
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import worker_messages as w
-from dspymq.protocol.errors import REASONS, Code
-
-ROUTED: Final = frozenset({"chunks", "tools"})
-"""What a job may want that not every worker can give."""
+from dspymq.protocol.errors import Code
 
 
 class JobMachine:
@@ -66,6 +63,9 @@ class JobMachine:
             self._fleet.attach_workers(queue)
         job.state = State.QUEUED
         job.queued_since_ms = self._context.now_ms
+        if job.deadline_ms <= self._context.now_ms:
+            self.deadline(job)
+            return
         worker = self._fleet.choose(queue, job.submit.affinity)
         if worker is not None and not worker.open:
             # Nobody waits for this worker: the job need not queue for it.
@@ -99,6 +99,12 @@ class JobMachine:
         self._attach_to(job, session)
         if job.lease is not None and job.state is not State.CANCELLING:
             self.show(job.lease)
+        elif job.queue is not None and need_of(job.submit).features != job.queue.need.features:
+            # Not every worker can give what is wanted now.
+            need = job.queue.need._replace(features=need_of(job.submit).features)
+            job.queued_ms += self._context.now_ms - job.queued_since_ms
+            self._scheduler.remove(job)
+            self.queue(job, need, at_head=True)
 
     def show(self, lease: Lease) -> None:
         """Tell the worker what the client wants from now on, so that it sends started, a snapshot, open tool calls.
@@ -126,12 +132,11 @@ class JobMachine:
         """RESULT under the current lease."""
         job = lease.job
         action = self.action(job, JobEvent.RESULT)
-        end = job.end
         self._settle_lease(lease)
-        if action is Action.FINISH_CANCELLING and end is not None:
-            # A result that was earlier than the cancel stands; the deadline's does not.
-            message, body = _as_stopped(message, body, end)
-        self._ending.finish(job, message, body)
+        if action is Action.FINISH_CANCELLING and job.end is not None:
+            self._ending.finish_stopped(job, lease.attempt, message, body, job.end)
+        else:
+            self._ending.finish(job, lease.attempt, message, body)
         self.fill(lease.worker)
 
     def released(self, lease: Lease, *, started: bool, blame: str) -> None:
@@ -188,9 +193,9 @@ class JobMachine:
             self.dequeue(job)
             self.end(job, end)
         elif action is Action.STOP:
-            self._stop(job, end, "cancel")
+            self._stop(job, end)
         elif action is Action.STOP_AGAIN:
-            self._send_cancel(job, "cancel")
+            self._send_cancel(job)
         return action
 
     def deadline(self, job: Job) -> None:
@@ -200,7 +205,7 @@ class JobMachine:
             self.dequeue(job)
             self.end(job, ends.EXPIRED)
         elif action is Action.STOP_EXPIRED:
-            self._stop(job, ends.EXPIRED, "deadline")
+            self._stop(job, ends.EXPIRED)
 
     def owner_gone(self, job: Job, *, at_once: bool) -> None:
         """The session a job was attached to is over; `at_once` for a bye, else `orphan_ms` from now."""
@@ -216,9 +221,9 @@ class JobMachine:
         """Fire the timers that are due."""
         now_ms = self._context.now_ms
         for job in self.timers.due(now_ms):
-            if job.state is State.CANCELLING:
+            if self.action(job, JobEvent.GRACE_OVER) is Action.END_FENCED:
                 self._grace_over(job)
-            elif job.state is State.DONE:
+            elif self.action(job, JobEvent.RETENTION_OVER) is Action.FORGET:
                 self._ending.forget(job)
             else:
                 self.deadline(job)
@@ -320,10 +325,9 @@ class JobMachine:
         elif job.charged >= self._settings.max_attempts:
             self.end(job, ends.WORKER_LOST)
             return
-        need = need_of(job.submit)
         if avoid is not None:
-            need = need._replace(avoid=frozenset({(avoid.name, avoid.generation)}))
-        self.queue(job, need, at_head=True)
+            job.avoid = self._fleet.still_avoided(job.avoid) | {(avoid.name, avoid.generation)}
+        self._queue_again(job)
 
     def _blame(self, job: Job, *, alone: bool) -> None:
         job.isolate = True
@@ -342,7 +346,12 @@ class JobMachine:
         else:
             self._context.counts["requeued"] += 1
             self._context.emit("job.requeued", job=job.job_id, attempt=job.attempt, worker=lease.worker.name)
-            self.queue(job, need_of(job.submit)._replace(prefer=lease.revision or None), at_head=True)
+            job.prefer = lease.revision or None
+            self._queue_again(job)
+
+    def _queue_again(self, job: Job) -> None:
+        """At the head: at the revision of an earlier attempt, while a worker has it, and away from who gave it back."""
+        self.queue(job, need_of(job.submit)._replace(prefer=job.prefer, avoid=job.avoid), at_head=True)
 
     def _vanishes(self, job: Job) -> bool:
         """Whether it does: its worker has lost a job that no client has asked this broker for, nor can it run again."""
@@ -356,22 +365,20 @@ class JobMachine:
         self._store.vanish(job)
         return True
 
-    def _stop(self, job: Job, end: End, cause: str) -> None:
+    def _stop(self, job: Job, end: End) -> None:
         job.state = State.CANCELLING
         job.end = end
         self.orphans.cancel(job)
         # The worker gets the whole grace; what it reports at its end must still arrive.
         self.timers.set(job, self._context.now_ms + self._settings.grace_ms + 1_000)
-        self._send_cancel(job, "deadline" if cause == "deadline" else "cancel")
+        self._send_cancel(job)
 
-    def _send_cancel(self, job: Job, cause: str) -> None:
-        lease = job.lease
+    def _send_cancel(self, job: Job) -> None:
+        lease, end = job.lease, job.end
         if lease is not None and lease.worker.session is not None:
-            message = w.Cancel(
-                lease=lease.lease,
-                cause="deadline" if cause == "deadline" else "cancel",
-                grace_ms=self._settings.grace_ms,
-            )
+            late = end is not None and end.code is Code.DEADLINE_EXCEEDED
+            cause: Literal["deadline", "cancel"] = "deadline" if late else "cancel"
+            message = w.Cancel(lease=lease.lease, cause=cause, grace_ms=self._settings.grace_ms)
             self._context.to_worker(lease.worker.session, message)
 
     def _grace_over(self, job: Job) -> None:
@@ -382,20 +389,3 @@ class JobMachine:
 
     def _end_as_stopped(self, job: Job) -> None:
         self.end(job, job.end or ends.CANCELLED)
-
-
-def _as_stopped(message: w.Result, body: bytes, end: End) -> tuple[w.Result, bytes]:
-    """What the worker says of a job that is being stopped, for the cause that the broker knows."""
-    if end.code is not Code.DEADLINE_EXCEEDED and message.code != Code.CANCELLED:
-        return message, body
-    retryable = REASONS[end.reason].retryable
-    stopped = msgspec.structs.replace(
-        message, code=end.code, reason=end.reason, message=end.message, retryable=retryable, details=None
-    )
-    return stopped, b""
-
-
-def need_of(submit: c.Submit) -> Need:
-    """What a worker must offer to run this submit: program, revision, profile, lane, and features it wants used."""
-    features = ROUTED.intersection(submit.want) if submit.want else frozenset()
-    return Need(submit.program, submit.revision, submit.profile, submit.lane, features)

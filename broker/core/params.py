@@ -7,6 +7,7 @@ from typing import Any
 from dspymq.broker.core.sessions import Session
 from dspymq.protocol.errors import ProtocolError
 from dspymq.protocol.ids import MAX_ID_CHARS
+from dspymq.protocol.limits import MAX_COUNT
 
 
 class Params:
@@ -40,8 +41,8 @@ class Params:
         value = self._values.get(name, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ProtocolError("invalid_params", f"params.{name} must be a whole number of at least 0")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
+            raise ProtocolError("invalid_params", f"params.{name} must be a whole number from 0 to {MAX_COUNT}")
         return value
 
     def texts(self, name: str) -> list[str]:

@@ -12,11 +12,15 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dspymq.broker.core.job import Job
+from dspymq.protocol import client_messages as c
 
 if TYPE_CHECKING:
     from dspymq.broker.core.workers import Worker
 
 MAX_PRIORITY: Final = 9
+ROUTED: Final = frozenset({"chunks", "tools"})
+"""What a job may want that not every worker can give."""
+
 IDLE_NEEDS: Final = 1_024
 """Needs without a queued job that are remembered, with the workers that meet them."""
 
@@ -35,6 +39,12 @@ class Need(NamedTuple):
     features: frozenset[str]
     prefer: str | None = None
     avoid: frozenset[tuple[str, int]] = frozenset()
+
+
+def need_of(submit: c.Submit) -> Need:
+    """What a worker must offer to run this submit: program, revision, profile, lane, and features it wants used."""
+    features = ROUTED.intersection(submit.want) if submit.want else frozenset()
+    return Need(submit.program, submit.revision, submit.profile, submit.lane, features)
 
 
 class Flow:

@@ -57,6 +57,12 @@ class JobStore:
         job.size = size_of(job.submit, job.body)
         self.live_bytes += job.size
 
+    def keep_inputs(self, job: Job, body: bytes) -> None:
+        """The inputs of a finished job have come, so that it can be retried."""
+        job.body = body
+        job.size += len(body)
+        self.done_bytes += len(body)
+
     def settle(self, job: Job) -> None:
         """The job has its result now."""
         self.live -= 1

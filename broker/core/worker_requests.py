@@ -90,7 +90,7 @@ class WorkerRequests:
                 "live": self._store.live,
                 "queued": scheduler.queued,
                 "queued_bytes": scheduler.queued_bytes,
-                "in_flight": self._store.live - scheduler.queued,
+                "in_flight": self._store.live - scheduler.queued - len(self._machine.parked),
                 "kept": len(self._store.done),
                 "kept_bytes": self._store.done_bytes,
                 "tombstones": len(self._store.tombstones),

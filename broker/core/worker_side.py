@@ -66,15 +66,17 @@ class WorkerSide:
             fields = msgspec.structs.asdict(message)
             problem.lease = problem.lease or fields.get("lease")
             problem.rid = problem.rid or fields.get("rid")
+            problem.job = problem.job or fields.get("job")
             self.refuse(peer, problem)
 
     def refuse(self, peer: bytes, problem: ProtocolError) -> None:
-        """Answer a message that is not taken."""
+        """Answer a message that is not taken, unless it was an `error`."""
         self._context.counts[f"refused.{problem.reason}"] += 1
         session = self._context.workers.get(peer)
         if session is not None:
             session.heard_ms = self._context.now_ms
-        self._context.answer_worker(peer, error_answer(problem))
+        if not problem.was_error:
+            self._context.answer_worker(peer, error_answer(problem))
 
     def flush(self) -> None:
         """Acknowledge what was settled in this round, batched."""

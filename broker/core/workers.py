@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from dspymq.broker.core.job import Lease
@@ -216,6 +216,16 @@ class Fleet:
             return False
         return need.features <= worker.features and (worker.name, worker.generation) not in need.avoid
 
+    def still_avoided(self, avoid: frozenset[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+        """Those that have not said `ready` since."""
+        return frozenset(
+            pair for pair in avoid if pair[0] in self.workers and self.workers[pair[0]].generation == pair[1]
+        )
+
+    def is_unknown(self, program: str) -> bool:
+        """Whether nobody has ever offered it, although a worker is there that could have."""
+        return program not in self.catalog and any(worker.synced for worker in self.workers.values())
+
     def attach_workers(self, queue: NeedQueue) -> None:
         """Find the workers of a new queue."""
         queue.workers = {worker.name: worker for worker in self.workers.values() if self.fits(worker, queue.need)}
@@ -247,17 +257,18 @@ class Fleet:
                 self._affinities.popitem(last=False)
 
     def missing(self, need: Need) -> list[str]:
-        """What no worker offers, for people: some of program, revision, profile, lane, features."""
+        """What keeps the job from running here: `program`, or what the worker that fits best does not offer."""
         able = [worker for worker in self.workers.values() if need.program in worker.programs]
-        if not able:
-            return ["program"]
-        checks: dict[str, Callable[[Worker], bool]] = {
-            "revision": lambda k: need.revision is None or need.revision in k.programs[need.program],
-            "profile": lambda k: need.profile is None or need.profile in k.profiles,
-            "lane": lambda k: k.slots.get(need.lane, 0) > 0,
-            "features": lambda k: need.features <= k.features,
+        return min((self._lacks(worker, need) for worker in able), key=len, default=["program"])
+
+    def _lacks(self, worker: Worker, need: Need) -> list[str]:
+        offers = {
+            "revision": need.revision is None or need.revision in worker.programs[need.program],
+            "profile": need.profile is None or need.profile in worker.profiles,
+            "lane": worker.slots.get(need.lane, 0) > 0,
+            "features": need.features <= worker.features,
         }
-        return [name for name, holds in checks.items() if not any(map(holds, able))]
+        return [name for name, there in offers.items() if not there]
 
     def _match_all(self) -> None:
         self._offered.clear()

@@ -24,7 +24,7 @@ from dspymq.broker.core.effects import ToClient
 from dspymq.broker.core.params import Params
 from dspymq.broker.core.store import digest_of
 from dspymq.broker.core.table import TABLE, Action, State
-from dspymq.broker.endpoint import MAX_OUTBOX_BYTES
+from dspymq.broker.endpoint import MAX_OUTBOX_BYTES, MAX_WAITING_BYTES
 from dspymq.protocol import body as bodies
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import limits as lim
@@ -104,7 +104,10 @@ def check_limits(spec: Spec) -> list[str]:
         "subscriptions of a session": event_hub.MAX_SUBSCRIPTIONS,
         "rows of `jobs.list`": job_requests.MAX_ROWS,
         "affinity keys": workers.MAX_AFFINITIES,
-        "chunks and progress that wait for one client, bytes": MAX_OUTBOX_BYTES,
+        "what waits for one peer, jobs aside, bytes": MAX_OUTBOX_BYTES,
+        "results or dispatches that wait for one peer, bytes": MAX_WAITING_BYTES,
+        "bodies of the leases of one worker, bytes": workers.MAX_UNSETTLED_BYTES,
+        "revisions remembered that nobody offers": workers.MAX_REMEMBERED,
     }
     said = {row["limit"]: row["value"] for row in spec.table(r"^## 13 ", 2)}
     problems += _same("fixed limits", set(said), set(fixed))

@@ -134,8 +134,10 @@ def _type(kind: Any) -> str:
             return "positive"
         case mi.IntType(ge=low, le=high):
             return f"int {low}–{high}"
-        case mi.FloatType():
+        case mi.FloatType(ge=None, le=None):
             return "float"
+        case mi.FloatType(ge=low, le=high):
+            return f"float {low:.0f}–{high:.0f}"
         case mi.BoolType():
             return "bool"
         case mi.AnyType():

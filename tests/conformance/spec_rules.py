@@ -79,7 +79,7 @@ def check_names(spec: Spec) -> list[str]:
         names.add(path.rpartition("/")[2])
         names |= {node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)}
     found = {name for name in names if (_CAMEL.match(name) or name.endswith(".py")) and name in spec.text}
-    found |= set(re.findall(r"dspymq\.\w+|\bmsgspec\b|/work\b|/tmp\b|/root\b|PROTOCOL\.md|DESIGN\.md", spec.text))
+    found |= set(re.findall(r"dspymq\.\w+|\bmsgspec\b|PROTOCOL\.md|DESIGN\.md|(?<=[\s`(])/[a-z]\w*", spec.text))
     return [f"SPEC.md names {name}" for name in sorted(found)]
 
 

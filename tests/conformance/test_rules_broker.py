@@ -193,15 +193,16 @@ def test_appendix_a_its_octets_make_a_session(broker: Broker) -> None:
 # -- sessions ---------------------------------------------------------------------------------------------------------
 
 
-def test_r_3_6_and_3_7_hello_is_answered_by_welcome_and_again_by_the_same(broker: Broker) -> None:
-    for address, ping_ms in ((broker.clients, 10_000), (broker.workers, 1_000)):
-        peer = Peer(address)
-        first = peer.ask({"t": "hello", "name": "one"})
-        assert (first["t"], first["ping_ms"], first["dead_ms"]) == ("welcome", ping_ms, 3 * ping_ms)
-        assert first["limits"]["max_body_bytes"] == 16 * 1024 * 1024
-        assert peer.ask({"t": "hello", "name": "two", "lang": "other", "features": ["x"]}) == first
-        other = Peer(address).ask({"t": "hello", "name": "one"})
-        assert (other["epoch"], other["session"] != first["session"]) == (first["epoch"], True)
+def test_r_3_6_and_3_7_hello_is_answered_by_welcome_and_again_by_the_same() -> None:
+    with Broker(client_ping_ms=10_000, worker_ping_ms=1_000) as broker:
+        for address, ping_ms in ((broker.clients, 10_000), (broker.workers, 1_000)):
+            peer = Peer(address)
+            first = peer.ask({"t": "hello", "name": "one"})
+            assert (first["t"], first["ping_ms"], first["dead_ms"]) == ("welcome", ping_ms, 3 * ping_ms)
+            assert first["limits"]["max_body_bytes"] == 16 * 1024 * 1024
+            assert peer.ask({"t": "hello", "name": "two", "lang": "other", "features": ["x"]}) == first
+            other = Peer(address).ask({"t": "hello", "name": "one"})
+            assert (other["epoch"], other["session"] != first["session"]) == (first["epoch"], True)
 
 
 def test_r_3_8_without_a_session_say_hello_first(broker: Broker) -> None:
@@ -236,10 +237,10 @@ def test_r_3_13_a_ping_is_answered_by_its_number(broker: Broker) -> None:
 
 
 def test_r_3_12_and_3_14_silence_ends_a_session_and_any_message_keeps_it() -> None:
-    with Broker(client_ping_ms=100) as broker:
+    with Broker(client_ping_ms=200) as broker:
         silent, talking = Client(broker, "silent"), Client(broker, "talking")
         pings = 0
-        end = time.monotonic() + 1.0
+        end = time.monotonic() + 1.2
         while time.monotonic() < end:
             assert talking.ask(PING) == {"t": "pong", "n": 7}
             if silent.socket.poll(20):
@@ -251,9 +252,9 @@ def test_r_3_12_and_3_14_silence_ends_a_session_and_any_message_keeps_it() -> No
 
 
 def test_r_3_11_a_refused_message_is_a_sign_of_life() -> None:
-    with Broker(worker_ping_ms=100) as broker:
+    with Broker(worker_ping_ms=200) as broker:
         worker = Worker(broker, slots=None)
-        end = time.monotonic() + 0.8
+        end = time.monotonic() + 1.0
         while time.monotonic() < end:
             assert worker.ask(b"\xc0")["reason"] == "bad_header"
             worker.socket.poll(20)
@@ -279,7 +280,6 @@ def test_r_3_19_an_error_is_never_answered(broker: Broker) -> None:
             assert peer.ask({"t": "hello", "name": "x"})["t"] == "welcome"
 
 
-@pytest.mark.xfail(strict=True, reason="the broker answers an `error` that it cannot decode")
 @pytest.mark.parametrize(
     "send",
     [

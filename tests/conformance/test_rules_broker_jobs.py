@@ -127,6 +127,7 @@ def test_r_5_16_to_5_18_a_result_is_replayed_until_its_ack_and_never_run_again(b
     client.submit("j")
     dispatch = worker.dispatch("j")
     client.send({"t": "ack", "jobs": ["j", "unknown"]})
+    client.hears_nothing_else()
     worker.finish(dispatch, usage={"calls": 3, "models": {}})
     worker.acked(dispatch)
     first = client.result("j")
@@ -215,7 +216,7 @@ def test_r_5_15_a_bye_cancels_at_once_what_is_not_to_be_kept(broker: Broker) -> 
 
 
 def test_r_5_15_silence_cancels_after_orphan_ms_unless_somebody_attaches() -> None:
-    with Broker(client_ping_ms=100, orphan_ms=200) as broker:
+    with Broker(client_ping_ms=200, orphan_ms=200) as broker:
         client, worker = Client(broker), Worker(broker, slots=2)
         client.submit("gone")
         client.submit("saved")
@@ -257,6 +258,19 @@ def test_r_7_5_and_7_6_cancel_asks_the_worker_and_is_answered_by_its_one_result(
     client.result("j", "CANCELLED", reason="cancelled", usage={"calls": 2, "models": {}})
     client.send({"t": "cancel", "job": "j"})
     client.result("j", "CANCELLED")
+
+
+def test_r_7_5_a_cancelled_result_gets_the_reason_of_the_stop(broker: Broker) -> None:
+    client, worker = Client(broker), Worker(broker)
+    client.submit("j")
+    dispatch = worker.dispatch("j")
+    client.send({"t": "bye"})
+    worker.expect("cancel", cause="cancel")
+    worker.finish(dispatch, "CANCELLED", reason="cancelled", usage={"calls": 1, "models": {}})
+    worker.acked(dispatch)
+    again = Client(broker)
+    again.submit("j")
+    again.result("j", "CANCELLED", reason="client_gone", usage={"calls": 1, "models": {}})
 
 
 def test_r_7_5_on_cancel_a_result_that_was_earlier_wins(broker: Broker) -> None:

@@ -102,7 +102,7 @@ def test_appendix_c_the_small_client_that_spec_prints_works_and_outlives_a_resta
         with pytest.raises(RuntimeError, match="NOT_FOUND/unknown_program"):
             client.call("qaa", question="2+2?")
     job = client.submit("qa", question="still there?")
-    with Broker(clients=first.clients, workers=first.workers) as second, answering(second.workers):
+    with Broker(clients=first.clients, workers=first.workers, adopt_ms=300) as second, answering(second.workers):
         end = time.monotonic() + PATIENCE_S
         while job not in client.results and time.monotonic() < end:
             client.step()

@@ -37,6 +37,19 @@ def test_r_11_1_the_flow_with_the_fewest_slots_is_next_whatever_the_priority_of_
     assert max(order.index("few-0"), order.index("few-1")) <= 4, order
 
 
+def test_r_11_1_it_holds_among_jobs_that_need_different_things(broker: Broker) -> None:
+    many, few = Client(broker, "many"), Client(broker, "few")
+    for n in range(8):
+        many.submit(f"many-{n}", "qa", priority=9)
+    many.hears_nothing_else()
+    for n in range(2):
+        few.submit(f"few-{n}", "other", priority=0)
+    few.hears_nothing_else()
+    programs = [{"name": "qa", "revision": "r1"}, {"name": "other", "revision": "r1"}]
+    order = served(Worker(broker, programs=programs), 10)
+    assert max(order.index("few-0"), order.index("few-1")) <= 4, order
+
+
 def test_r_11_6_a_bound_on_jobs_is_answered_with_a_time_to_come_back() -> None:
     with Broker(limits=Limits(max_jobs=2), queue_retry_ms=77) as broker:
         client = Client(broker)
@@ -57,10 +70,11 @@ def test_r_11_8_and_11_9_an_unknown_program_is_not_found_once_somebody_could_hav
     assert error["details"] == {"close_matches": ["qa"]}
     client.submit("secret", "_secret")
     client.refused("NOT_FOUND", "unknown_program", job="secret")
-    worker.drop(bye=True)
-    Worker(broker, "w2", programs=[{"name": "other", "revision": "r1"}])
+    worker.leave()
+    other = Worker(broker, "w2", programs=[{"name": "other", "revision": "r1"}])
     client.submit("known", "qa", want=["accepted"])
     client.expect("accepted", job="known", waiting=True, missing=["program"])
+    other.hears_nothing_else()
 
 
 def test_r_11_10_fail_fast_refuses_what_nobody_offers_and_waits_for_a_slot(broker: Broker) -> None:
@@ -74,8 +88,7 @@ def test_r_11_10_fail_fast_refuses_what_nobody_offers_and_waits_for_a_slot(broke
 
 
 def test_r_11_3_and_11_11_a_job_waits_for_all_that_it_needs(broker: Broker) -> None:
-    client = Client(broker)
-    Worker(broker, "plain", features=[])
+    client, plain = Client(broker), Worker(broker, "plain", features=[])
     for job, fields, missing in (
         ("profile", {"profile": "big"}, ["profile"]),
         ("lane", {"lane": "batch"}, ["lane"]),
@@ -90,3 +103,4 @@ def test_r_11_3_and_11_11_a_job_waits_for_all_that_it_needs(broker: Broker) -> N
     rich.send({"t": "ready", "worker": "rich", "slots": slots, "programs": offers, "profiles": ["big"], "held": []})
     rich.expect("synced")
     assert {rich.dispatch()["job"] for _ in range(4)} == {"profile", "lane", "revision", "features"}
+    plain.hears_nothing_else()

@@ -20,8 +20,8 @@ AGAIN = {"body": BODY, "known_epoch": OLD}
 
 @pytest.fixture
 def broker() -> Iterator[Broker]:
-    """A broker whose clocks for adoption are short, but long enough for what a test does meanwhile."""
-    with Broker(adopt_ms=400, orphan_ms=600) as broker:
+    """A broker that waits longer for workers and clients than any of these tests takes."""
+    with Broker(adopt_ms=20_000, orphan_ms=20_000) as broker:
         yield broker
 
 
@@ -90,20 +90,22 @@ def test_r_8_5_to_8_10_whoever_comes_first_nothing_is_run_twice(broker: Broker, 
     worker.hears_nothing_else()
 
 
-def test_r_8_4_what_nobody_reports_in_time_runs_if_it_may(broker: Broker) -> None:
-    client, worker = Client(broker), Worker(broker, slots=3)
-    begun = time.monotonic()
-    client.submit("runs", **AGAIN)
-    client.submit("once", redeliver=False, **AGAIN)
-    client.submit("fast", "unheard-of", fail_fast=True, **AGAIN)
-    client.submit("ours", body=BODY, known_epoch=client.welcome["epoch"])
-    client.submit("unsure", **{**AGAIN, "known_epoch": "unknown"})
-    worker.dispatch("ours")
-    assert time.monotonic() - begun < 0.3, "a job of this epoch does not wait"
-    client.result("once", "UNAVAILABLE", reason="worker_lost", attempt=0)
-    client.result("fast", "UNAVAILABLE", reason="no_worker", attempt=0)
-    assert {worker.dispatch()["job"], worker.dispatch()["job"]} == {"runs", "unsure"}
-    assert time.monotonic() - begun >= 0.35
+def test_r_8_4_what_nobody_reports_in_time_runs_if_it_may() -> None:
+    with Broker(adopt_ms=700) as broker:
+        client, worker = Client(broker), Worker(broker, slots=3)
+        begun = time.monotonic()
+        client.submit("runs", **AGAIN)
+        client.submit("once", redeliver=False, **AGAIN)
+        client.submit("fast", fail_fast=True, profile="nobody-has-it", **AGAIN)
+        client.submit("unknown", "unheard-of", **AGAIN)
+        client.submit("unsure", **{**AGAIN, "known_epoch": "unknown"})
+        client.submit("ours", body=BODY, known_epoch=client.welcome["epoch"])
+        worker.dispatch("ours")
+        client.result("once", "UNAVAILABLE", reason="worker_lost", attempt=0)
+        client.result("fast", "UNAVAILABLE", reason="no_worker", attempt=0)
+        client.result("unknown", "NOT_FOUND", reason="unknown_program", attempt=0)
+        assert {worker.dispatch()["job"], worker.dispatch()["job"]} == {"runs", "unsure"}
+        assert time.monotonic() - begun >= 0.65
 
 
 def test_r_8_4_a_job_that_waits_for_its_worker_is_cancelled_and_expires_like_any(broker: Broker) -> None:
@@ -165,23 +167,24 @@ def test_r_8_6_a_job_that_only_a_worker_knows_is_joined_or_conflicts(broker: Bro
     client.result("j", "DEADLINE_EXCEEDED")
 
 
-def test_r_8_6_nobody_asks_for_it_and_it_is_cancelled(broker: Broker) -> None:
-    worker = Worker(broker, slots=None)
-    assert worker.ready(1, held=[held()]) == [lease()]
-    worker.expect("attach")
-    worker.expect("cancel", lease=lease(), cause="cancel")
-    worker.finish(attempt_of(), "CANCELLED")
-    worker.acked(attempt_of())
-    client = Client(broker)
-    client.submit("j", **AGAIN)
-    client.result("j", "CANCELLED")
+def test_r_8_6_nobody_asks_for_it_and_it_is_cancelled() -> None:
+    with Broker(orphan_ms=200) as broker:
+        worker = Worker(broker, slots=None)
+        assert worker.ready(1, held=[held()]) == [lease()]
+        worker.expect("attach")
+        worker.expect("cancel", lease=lease(), cause="cancel")
+        worker.finish(attempt_of(), "CANCELLED")
+        worker.acked(attempt_of())
+        client = Client(broker)
+        client.submit("j", **AGAIN)
+        client.result("j", "CANCELLED")
 
 
 def test_r_8_6_its_worker_is_lost_and_it_vanishes_so_that_the_id_is_new(broker: Broker) -> None:
     worker = Worker(broker, slots=None)
     assert worker.ready(1, held=[held()]) == [lease()]
     worker.expect("attach")
-    worker.drop(bye=True)
+    worker.leave()
     client, next_worker = Client(broker), Worker(broker, "next")
     client.submit("fence")
     next_worker.finish(next_worker.dispatch("fence"))
@@ -203,26 +206,24 @@ def test_r_8_8_an_adopted_attempt_counts_and_takes_a_slot(broker: Broker) -> Non
     worker.dispatch("j", attempt=3)
 
 
-@pytest.mark.xfail(strict=True, reason="the result names the broker's newest attempt, not the one that was adopted")
-def test_r_8_8_the_result_names_the_attempt_that_ended_the_job() -> None:
-    with Broker(worker_ping_ms=60) as broker:
-        client, worker = Client(broker), Worker(broker)
-        client.submit("j", body=BODY)
-        first = worker.dispatch("j")
-        worker.close()
-        other = Worker(broker, "w2")
-        second = other.dispatch("j", attempt=2)
-        other.ready(0)
-        other.release(second, started=False, cause="capacity")
-        again = Worker(broker, slots=None)
-        entry = {name: first[name] for name in ("lease", "ns", "job", "attempt", "digest")}
-        assert again.ready(1, held=[{**entry, "state": "running"}]) == [first["lease"]]
-        again.expect("attach")
-        again.finish(first)
-        client.result("j", attempt=1)
+def test_r_8_8_the_result_names_the_attempt_that_ended_the_job(broker: Broker) -> None:
+    client, worker = Client(broker), Worker(broker)
+    client.submit("j", body=BODY)
+    first = worker.dispatch("j")
+    worker.leave()
+    other = Worker(broker, "w2")
+    second = other.dispatch("j", attempt=2)
+    other.ready(0)
+    other.release(second, started=False, cause="capacity")
+    other.hears_nothing_else()
+    again = Worker(broker, slots=None)
+    entry = {name: first[name] for name in ("lease", "ns", "job", "attempt", "digest")}
+    assert again.ready(1, held=[{**entry, "state": "running"}]) == [first["lease"]]
+    again.expect("attach")
+    again.finish(first)
+    client.result("j", attempt=1)
 
 
-@pytest.mark.xfail(strict=True, reason="the inputs of an adopted job are not kept if it was done when they came")
 def test_section_10_2_an_adopted_job_is_retried_with_its_inputs(broker: Broker) -> None:
     client, worker = Client(broker), Worker(broker, slots=None)
     assert worker.ready(1, held=[held(state="done")]) == [lease()]
@@ -236,34 +237,25 @@ def test_section_10_2_an_adopted_job_is_retried_with_its_inputs(broker: Broker) 
     assert worker.expect_with_body("dispatch", job="j2")[1] == msgpack.unpackb(BODY)
 
 
-def test_r_8_9_attach_is_told_to_come_again_while_workers_may_still_report(broker: Broker) -> None:
-    client = Client(broker)
-    client.send({"t": "attach", "job": "j"})
-    client.refused("UNAVAILABLE", "adopting", job="j", retryable=True)
-    end = time.monotonic() + PATIENCE_S
-    while (error := client.ask({"t": "attach", "job": "j"}))["reason"] == "adopting":
-        assert time.monotonic() < end
-    assert (error["code"], error["reason"]) == ("NOT_FOUND", "unknown_job")
-
-
-def test_section_8_a_worker_that_was_lost_and_comes_back_goes_on_if_its_job_still_waits() -> None:
-    with Broker(worker_ping_ms=60) as broker:
-        client, worker = Client(broker), Worker(broker)
-        client.submit("j")
-        dispatch = worker.dispatch("j")
-        worker.close()
+def test_r_8_9_attach_is_told_to_come_again_while_workers_may_still_report() -> None:
+    with Broker(adopt_ms=1_000) as broker:
+        client = Client(broker)
+        client.send({"t": "attach", "job": "j"})
+        client.refused("UNAVAILABLE", "adopting", job="j", retryable=True)
         end = time.monotonic() + PATIENCE_S
-        while not _is_queued(client):
+        while (error := client.ask({"t": "attach", "job": "j"}))["reason"] == "adopting":
             assert time.monotonic() < end
-        again = Worker(broker, slots=None)
-        entry = {name: dispatch[name] for name in ("lease", "ns", "job", "attempt", "digest")}
-        assert again.ready(1, held=[{**entry, "state": "running"}]) == [dispatch["lease"]]
-        again.expect("attach")
-        again.finish(dispatch)
-        client.result("j", attempt=1)
+        assert (error["code"], error["reason"]) == ("NOT_FOUND", "unknown_job")
 
 
-def _is_queued(client: Client) -> bool:
-    client.send({"t": "request", "rid": "1", "method": "stats.get"})
-    stats: dict[str, Any] = client.expect_with_body("reply", rid="1")[1]["result"]
-    return bool(stats["jobs"]["queued"])
+def test_section_8_a_worker_that_was_lost_and_comes_back_goes_on_if_its_job_still_waits(broker: Broker) -> None:
+    client, worker = Client(broker), Worker(broker)
+    client.submit("j")
+    dispatch = worker.dispatch("j")
+    worker.leave()
+    again = Worker(broker, slots=None)
+    entry = {name: dispatch[name] for name in ("lease", "ns", "job", "attempt", "digest")}
+    assert again.ready(1, held=[{**entry, "state": "running"}]) == [dispatch["lease"]]
+    again.expect("attach")
+    again.finish(dispatch)
+    client.result("j", attempt=1)

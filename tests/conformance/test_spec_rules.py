@@ -41,6 +41,7 @@ def test_tests_name_rules_that_exist() -> None:
         ("(#9-streams)", "(#9-stream)", k.check_sections, "the link #9-stream leads nowhere"),
         ("## 9 Streams", "## 9 Streams\n\nSee JobMachine.", k.check_names, "SPEC.md names JobMachine"),
         ("## 9 Streams", "## 9 Streams\n\nSee dspymq.broker.", k.check_names, "SPEC.md names dspymq.broker"),
+        ("## 9 Streams", "## 9 Streams\n\nSee `/home/somebody/notes`.", k.check_names, "SPEC.md names /home"),
         ("a4 64 65 6d 6f", "a4 64 65 6d 70", k.check_session, "the header is"),
         ("82 a1 74 a4 70 69 6e 67 a1 6e 01", "82 a1 74 a4 70 69 6e 67 a1 6e 81", k.check_session, "does not decode"),
         ('= {"t": "pong", "n": 1}', '= {"t": "pong", "n": 2}', k.check_session, "#4 B > C pong: the header is"),

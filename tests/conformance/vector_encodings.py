@@ -89,6 +89,7 @@ def _shared(endpoint: str, side: str) -> Iterator[Example]:
     yield Example(endpoint, f"{side}B", {"t": "ping", "n": 70000})
     yield Example(endpoint, f"{side}B", {"t": "ping"}, None, {"n": 0})
     yield Example(endpoint, f"{side}B", {"t": "pong", "n": (1 << 53) - 1})
+    yield Example(endpoint, f"{side}B", {"t": "pong"}, None, {"n": 0})
     yield Example(endpoint, f"{side}B", {"t": "bye", "reason": "done"})
     yield Example(endpoint, f"{side}B", {"t": "bye"}, None, {"reason": ""})
     error = {

@@ -51,6 +51,14 @@ class Message(NamedTuple):
     envelope: list[bytes]
 
 
+class Stream:
+    """What the chunks of a lease make, as they came."""
+
+    def __init__(self) -> None:
+        self.next_seq = 0
+        self.fields: dict[str, str] = {}
+
+
 class PeerState:
     """What is known of one peer."""
 
@@ -58,6 +66,8 @@ class PeerState:
         self.name = name
         self.kind = kind
         self.inbox: deque[Message] = deque()
+        self.updates: list[Message] = []
+        """Of a worker under test: each `ready` without held, which may come at any time."""
         self.ping_ms: int | None = None
         """From welcome: the peer has a session."""
         self.sent_ms = driver.now_ms()
@@ -72,12 +82,15 @@ class PeerState:
 class Engine:
     """Runs one transcript; raises AssertionError, naming the step."""
 
-    def __init__(self, driver: Driver, transcript: dict[str, Any], role: str = "broker") -> None:
+    def __init__(
+        self, driver: Driver, transcript: dict[str, Any], role: str = "broker", memory: Memory | None = None
+    ) -> None:
         self._driver = driver
         self._role = role
         self._transcript = transcript
-        self.memory = Memory()
+        self.memory = Memory() if memory is None else memory
         self._peers: dict[str, PeerState] = {}
+        self._streams: dict[str, Stream] = {}
         self._numbers = 0
 
     def run(self) -> None:
@@ -106,6 +119,8 @@ class Engine:
         if "peer" not in step:
             self._settle(None)
             assert self._driver.other(step), f"no such step: {step}"
+            for peer in self._peers.values() if "restart_broker" in step else ():
+                peer.lost = True
             return
         peer = self._peer(step["peer"])
         if "send" in step:
@@ -122,6 +137,8 @@ class Engine:
             self._expect(peer, step)
         elif "expect_in_any_order" in step:
             self._expect_in_any_order(peer, step["expect_in_any_order"])
+        elif "expect_stream" in step:
+            self._expect_stream(peer, step["expect_stream"])
         elif "expect_frames" in step:
             message = self._next(peer, PATIENCE_MS)
             found = [*message.envelope, TAG, msgpack.packb(message.header)]
@@ -130,12 +147,18 @@ class Engine:
         elif "expect_nothing" in step:
             self._settle(peer)
             self._expect_nothing(peer)
+        elif "expect_silence_ms" in step:
+            end = self._driver.now_ms() + step["expect_silence_ms"]
+            while (left := end - self._driver.now_ms()) > 0:
+                self._pump(max(1, int(left)))
+            assert not peer.inbox, f"this came in the silence: {peer.inbox[0].header}"
         elif "silent" in step:
-            peer.silent = True
+            peer.silent = step["silent"]
         elif "lost" in step:
             self._settle(None)
             self._driver.lose(peer.name)
             peer.lost = True
+            peer.inbox.clear()
         else:
             raise AssertionError(f"no such step: {step}")
 
@@ -187,17 +210,23 @@ class Engine:
                 self._send(peer, [TAG, msgpack.packb({"t": "pong", "n": header.get("n", 0)})])
                 peer.unheard = False
                 continue
-            if t == "pong" and header.get("n", 0) > OWN_PINGS:
+            if t == "pong" and OWN_PINGS < header.get("n", 0) <= OWN_PINGS + self._numbers:
                 if heard is not None and heard == (peer, header["n"]):
                     peer.unheard = False
                 continue
-            if t == "welcome":
+            if t == "hello":
+                peer.lost = False
+            elif t == "welcome":
                 peer.ping_ms = header["ping_ms"]
             elif t == "bye" or (t == "error" and header["reason"] == "no_session"):
                 peer.ping_ms = None
             if t != "ping":
                 peer.owed = max(0, peer.owed - 1)
-            peer.inbox.append(Message(header, frames[at + 2] if len(frames) > at + 2 else b"", frames[:at]))
+            message = Message(header, frames[at + 2] if len(frames) > at + 2 else b"", frames[:at])
+            if self._role == "worker" and t == "ready" and "held" not in header:
+                peer.updates.append(message)
+            else:
+                peer.inbox.append(message)
         for peer in self._peers.values():
             if peer.ping_ms is None or peer.silent or peer.lost or peer.kind not in ("client", "worker"):
                 continue
@@ -210,15 +239,60 @@ class Engine:
             left = end - self._driver.now_ms()
             assert left > 0, f"nothing came for {peer.name} within {within_ms} ms"
             self._pump(max(1, int(left)))
-        return peer.inbox.popleft()
+        message = peer.inbox.popleft()
+        if self._role == "worker" and message.header["t"] == "chunk":
+            self._note_chunk(message)
+        return message
 
     def _expect(self, peer: PeerState, step: Step) -> None:
         begun = self._driver.now_ms()
+        if "awaiting" in step:
+            self._await(peer, step)
+            return
         message = self._next(peer, step.get("within_ms", PATIENCE_MS))
+        while message.header["t"] in step.get("skipping", ()):
+            message = self._next(peer, PATIENCE_MS)
         took = self._driver.now_ms() - begun
         self._match(peer, step, message)
         least = step.get("not_before_ms", 0)
         assert took >= least, f"it came after {took} ms, not {least} ms or more"
+
+    def _await(self, peer: PeerState, step: Step) -> None:
+        """Wait until the newest update of a worker is this."""
+        end = self._driver.now_ms() + PATIENCE_MS
+        while True:
+            try:
+                assert peer.updates, "no update has come"
+                self._match(peer, step, peer.updates[-1])
+            except AssertionError:
+                if self._driver.now_ms() > end:
+                    raise
+                self._pump(20)
+            else:
+                return
+
+    def _expect_stream(self, peer: PeerState, wanted: dict[str, Any]) -> None:
+        """Chunks until the result of the lease, which stays for the next step; their text, and how many there were."""
+        lease = wanted["lease"]
+        count = 0
+        while (message := self._next(peer, PATIENCE_MS)).header["t"] == "chunk":
+            count += 1
+        peer.inbox.appendleft(message)
+        assert message.header.get("lease") == lease, f"not of this stream: {message.header}"
+        assert count <= wanted.get("at_most", count), f"{count} chunks came"
+        stream = self._streams.get(lease, Stream())
+        assert stream.fields == wanted["fields"], f"the text is {stream.fields}, not {wanted['fields']}"
+        self.memory[f"{lease}.chunks"] = stream.next_seq
+
+    def _note_chunk(self, message: Message) -> None:
+        header = message.header
+        stream = self._streams.setdefault(header["lease"], Stream())
+        assert header["seq"] == stream.next_seq, f"seq is {header['seq']}, not {stream.next_seq}"
+        stream.next_seq += 1
+        if header.get("reset"):
+            stream.fields.clear()
+        for name, text in msgpack.unpackb(message.body)["fields"].items():
+            stream.fields[name] = stream.fields.get(name, "") + text
 
     def _match(self, peer: PeerState, step: Step, message: Message) -> None:
         endpoint = "workers" if "worker" in (self._role, peer.kind) else "clients"
@@ -256,6 +330,8 @@ class Engine:
             question = {"t": "request", "method": "stats.get", **answer}
         self._send(peer, [TAG, msgpack.packb(question)])
         message = self._next(peer, PATIENCE_MS)
+        while peer.silent and message.header["t"] == "ping":
+            message = self._next(peer, PATIENCE_MS)
         found = {name: message.header.get(name) for name in answer}
         assert found == answer, f"this came instead of nothing: {message.header} {message.body[:100]!r}"
         peer.unheard = False

@@ -33,7 +33,7 @@ def digests() -> Fields:
     for name, program, revision, profile, body in submits:
         names: Fields = {"program": program, "revision": revision, "profile": profile}
         given = {key: value for key, value in names.items() if value is not None}
-        rows.append({"name": name, **given, "body": pieces([body])[0], "digest": _digest(program, revision, profile, body)})
+        rows.append({"name": name, **given, "body": pieces([body])[0], "digest": digest(program, revision, profile, body)})
     return {
         "about": "The digest of a submit: SHA-256 over program, revision, profile and body, each preceded by its length "
         "as 8 octets, big-endian; the first 16 octets in lower-case hexadecimal.",
@@ -42,7 +42,7 @@ def digests() -> Fields:
     }
 
 
-def _digest(program: str, revision: str | None, profile: str | None, body: bytes) -> str:
+def digest(program: str, revision: str | None, profile: str | None, body: bytes) -> str:
     parts = [program.encode(), (revision or "").encode(), (profile or "").encode(), body]
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).hexdigest()[:32]
 

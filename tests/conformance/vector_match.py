@@ -68,10 +68,12 @@ class Memory(dict[str, Any]):
                 holds = isinstance(value, str) and _UUID7.fullmatch(value) is not None
             case "$has":
                 holds = isinstance(value, list) and all(each in value for each in self.fill(argument))
+            case "$contains":
+                holds = isinstance(value, list) and any(self._fits(argument, each) for each in value)
+            case "$without":
+                holds = not any(text in str(value) for text in argument)
             case "$begins":
                 holds = isinstance(value, str) and value.startswith(self.fill(argument))
-            case "$keys":
-                holds = isinstance(value, dict) and sorted(value) == sorted(argument)
             case "$all":
                 for each in argument:
                     self.match(each, value, where)
@@ -80,6 +82,13 @@ class Memory(dict[str, Any]):
                 raise ValueError(f"no pattern is called {name}")
         if not holds:
             raise Mismatch(f"{where} is {value!r}, not {name} {self.fill(argument)!r}")
+
+    def _fits(self, pattern: Any, value: Any) -> bool:
+        try:
+            self.match(pattern, value, "")
+        except Mismatch:
+            return False
+        return True
 
     def match_body(self, pattern: Any, body: bytes) -> None:
         """A body: octets, its absence, or what it decodes to."""

@@ -10,11 +10,18 @@ import msgspec
 from dspymq.broker.core import BrokerCore, CoreSettings
 from dspymq.broker.core import events as ev
 from dspymq.broker.core.effects import Effect, ToClient, ToWorker
+from dspymq.broker.core.store import digest_of
 from dspymq.broker.server import _client_peer, _client_prefix
-from dspymq.protocol import ProtocolError, client_codec, encode, worker_codec
+from dspymq.protocol import ProtocolError, client_codec, client_messages, encode, worker_codec
 
 EPOCH: Final = "019a0000-0000-7000-8000-000000000001"
 STEP_MS: Final = 10
+
+
+def digest(program: str, revision: str | None, profile: str | None, body: bytes) -> str:
+    """What the broker calls the content of such a submit."""
+    submit = client_messages.Submit(job="j", program=program, revision=revision, profile=profile, timeout_ms=1)
+    return digest_of(submit, body).hex()
 
 
 class VirtualBroker:

@@ -12,9 +12,10 @@ from dspymq.worker.executor.local_schema import is_text, output_schema
 
 MAX_TOKENS: Final = 1000
 
-FREQUENCY_PENALTY: Final = 0.4
-"""For text that the model makes up, which it would repeat for ever. Elsewhere it makes answers worse: copied names
-and numbers come out wrong, and capitals too."""
+WRITING_PENALTY: Final = 0.4
+QUESTION_PENALTY: Final = 0.2
+"""`frequency_penalty` for text that the model makes up, which it would repeat for ever. None where it copies from
+the inputs: names and numbers come out wrong with it."""
 
 _DEFAULT_INSTRUCTIONS: Final = re.compile(r"Given the fields? .+, produce the fields? .+\.", re.DOTALL)
 _ANSWERS: Final = frozenset(["answer", "response", "reply", "output"])
@@ -112,8 +113,8 @@ def _held(lm: Any, lm_kwargs: dict[str, Any], signature: Any) -> dict[str, Any]:
     held = {**lm_kwargs, "response_format": {"type": "json_schema", "json_schema": schema}}
     if lm.kwargs.get("max_tokens") is None:
         held.setdefault("max_tokens", MAX_TOKENS)
-    if _lone_text(signature) and not _is_question(signature):
-        held.setdefault("frequency_penalty", FREQUENCY_PENALTY)
+    if _lone_text(signature):
+        held.setdefault("frequency_penalty", QUESTION_PENALTY if _is_question(signature) else WRITING_PENALTY)
     return held
 
 

@@ -17,7 +17,7 @@ TEXT_CHARS: Final = 160
 ITEM_CHARS: Final = 60
 ITEMS: Final = 8
 
-_DEEPEST: Final = 4
+_DEEPEST: Final = 6
 _KEPT: Final = frozenset(
     [
         *("type", "enum", "const", "format", "pattern", "minLength", "maxLength", "minItems", "maxItems"),
@@ -105,8 +105,7 @@ def _array(schema: Schema, definitions: Mapping[str, Schema], depth: int) -> Sch
         return {"items": {"type": "null"}, "maxItems": 0}
     return {
         "items": _bounded(schema.get("items", {}), definitions, ITEM_CHARS, depth + 1),
-        # An empty list is the easy way out for a small model.
-        "minItems": min(schema.get("minItems", 1), most),
+        "minItems": min(schema.get("minItems", 0), most),
         "maxItems": most,
     }
 

@@ -119,6 +119,7 @@ class Lease:
             job=dispatch.job,
             attempt=dispatch.attempt,
             digest=dispatch.digest,
+            lane=dispatch.lane,
             state="done" if self.state is LeaseState.DONE else "running",
             seq=self.seq,
             left_ms=max(0, self.deadline_ms - now_ms),

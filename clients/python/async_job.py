@@ -57,7 +57,7 @@ class AsyncJob:
         self._unread: deque[Chunk] = deque()
         self._waiters: list[asyncio.Future[None]] = []
         self._on_end: list[Callable[[], None]] = []
-        self._tools = ToolRunner(tools, self._tool_answered)
+        self._tools = ToolRunner(tools, self._tool_answered) if tools else None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {self.program!r} {self.status}>"
@@ -162,16 +162,19 @@ class AsyncJob:
     def tool_called(self, called: ev.ToolCalled) -> None:
         """See driver.JobHandle."""
         self.status = "running"
-        self._tools.call(called)
+        if self._tools is not None:
+            self._tools.call(called)
 
     def tools_void(self) -> None:
         """See driver.JobHandle."""
-        self._tools.stop()
+        if self._tools is not None:
+            self._tools.stop()
 
     def job_ended(self, value: Prediction | DspymqError) -> None:
         """See driver.JobHandle."""
         self._value = value
-        self._tools.stop()
+        if self._tools is not None:
+            self._tools.stop()
         self.status = "done"
         self._tell()
         callbacks, self._on_end = self._on_end, []

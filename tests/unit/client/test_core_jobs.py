@@ -278,7 +278,9 @@ def test_body_over_the_limit_is_refused_here():
     assert bench.sent(cm.Submit) == []
     error = bench.ends()["j1"]
     assert isinstance(error, exceptions.ResourceExhausted)
-    assert error.reason == "body_too_large"
+    assert (error.reason, error.job) == ("body_too_large", "j1")
+    bench.submit("j2", body=b"x" * 10)
+    assert [s.job for s in bench.sent(cm.Submit)] == ["j2"]
 
 
 # Deadlines.
@@ -301,6 +303,7 @@ def test_deadline_without_an_answer_ends_here_and_cancels():
     bench.submit(timeout_ms=5_000)
     bench.pass_ms(12_000)
     assert isinstance(bench.ends()["j1"], exceptions.DeadlineExceeded)
+    assert bench.ends()["j1"].job == "j1"
     assert bench.sent(cm.Cancel) == [cm.Cancel(job="j1")]
     bench.result(code="CANCELLED")
     assert bench.ends() == {}
@@ -407,6 +410,17 @@ def test_cancel_that_nobody_confirms_ends_in_the_end():
     bench.feed(ev.CancelJob("j1"))
     bench.pass_ms(10_000)
     assert isinstance(bench.ends()["j1"], exceptions.Cancelled)
+
+
+def test_cancel_that_the_broker_does_not_confirm_is_not_sent_again():
+    bench = live_bench()
+    bench.submit(timeout_ms=600_000)
+    bench.feed(ev.CancelJob("j1"))
+    bench.pass_ms(9_000)
+    bench.receive(m.Pong())
+    bench.pass_ms(8_000)
+    assert isinstance(bench.ends()["j1"], exceptions.Cancelled)
+    assert bench.sent(cm.Cancel) == []
 
 
 def test_cancel_while_a_refused_job_waits_ends_at_once():

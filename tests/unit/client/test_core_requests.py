@@ -94,3 +94,22 @@ def test_ping_is_answered_by_its_own_pong():
     assert answers(bench) == {"p2": None}
     bench.pass_ms(1_000)
     assert isinstance(answers(bench)["p1"], exceptions.DeadlineExceeded)
+
+
+def test_connect_timeout_does_not_touch_a_request_that_was_sent():
+    bench = Bench(connect_timeout_ms=2_000)
+    ask(bench)
+    bench.live()
+    bench.feed(ev.LinkDown())
+    bench.pass_ms(9_999)
+    assert answers(bench) == {}
+    bench.pass_ms(1)
+    assert isinstance(answers(bench)["r1"], exceptions.DeadlineExceeded)
+
+
+def test_request_that_reached_a_broker_within_the_connect_timeout_may_take_its_time():
+    bench = Bench(connect_timeout_ms=2_000)
+    ask(bench)
+    bench.live()
+    bench.pass_ms(9_999)
+    assert answers(bench) == {}

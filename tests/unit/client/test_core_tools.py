@@ -75,6 +75,13 @@ def test_an_answer_without_a_session_waits_for_the_call_to_come_again():
         assert answers(bench) == [(1, 0, "OK", VALUE.body)]
 
 
+def test_nothing_is_answered_before_the_welcome():
+    bench = open_job()
+    bench.no_session(job="j1")
+    assert call(bench, job="other") == []
+    assert answers(bench) == []
+
+
 def test_a_tool_still_runs_when_its_call_comes_again_in_another_session():
     bench = open_job()
     (run,) = call(bench)

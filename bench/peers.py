@@ -103,7 +103,8 @@ def proxy_client(address: str, jobs: int, window: int, results: Any) -> None:
         socket.send_multipart((TAG, job, BODY))
 
     def receive() -> float | None:
-        return time.perf_counter() - sent_at.pop(socket.recv_multipart()[1])
+        job = socket.recv_multipart()[1]
+        return time.perf_counter() - sent_at.pop(job)
 
     results.put(run_window(submit, receive, jobs, window))
 

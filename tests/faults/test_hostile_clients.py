@@ -16,6 +16,7 @@ from dspymq import Client
 from dspymq.protocol import body as bodies
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import encode, new_uuid7
+from dspymq.protocol import worker_messages as w
 from dspymq.protocol.messages import Bye, Error, Hello, Ping, Reply, Request, Welcome
 from tests.faults.peers import RawClient, RawPeer, RawWorker
 from tests.faults.system import PATIENCE_S, Bystander, System, open_files, resident_mib, running_system
@@ -85,19 +86,59 @@ def test_a_client_that_never_reads_but_stays_alive_costs_bounded_memory(system: 
 
 def test_a_reader_that_stops_in_its_stream_loses_its_session_and_not_its_job(system: System) -> None:
     """It promised to read (no window), and does not: `bye slow_consumer`, and the job can be attached to again."""
-    with Bystander(system), RawClient(system.broker.clients, answers_pings=False) as client:
-        client.socket.setsockopt(zmq.RCVHWM, 1)
+    before = resident_mib(system.broker.pid)
+    with (
+        Bystander(system),
+        RawClient(system.broker.clients, answers_pings=False) as client,
+        RawWorker(system.broker.workers) as worker,
+        RawClient(system.broker.clients) as again,
+    ):
+        worker.hello(features=["chunks"])
+        worker.ready(1, "talk")
         client.hello(name="drowsy")
         job = new_uuid7()
-        submit = c.Submit(job=job, program="qa", timeout_ms=60_000, want=["chunks"], on_disconnect="keep")
-        text = "x" * 8_000
-        client.send(submit, bodies.encode(inputs={"question": f"#tokens=40000 #chunk=100 {text}"}))
-        with RawClient(system.broker.clients) as again:
-            again.hello(name="awake")
-            again.send(c.Attach(job=job))
-            result, body = again.result(job, 30)
-            assert (result.code, result.attempt) == ("OK", 1)
-            assert len(bodies.decode(body)["outputs"]["answer"].split()) == 40_000
+        submit = c.Submit(job=job, program="talk", timeout_ms=60_000, want=["chunks"], on_disconnect="keep")
+        client.send(submit, bodies.encode(inputs={}))
+        dispatch, _ = worker.expect(w.Dispatch)
+        piece = bodies.encode(fields={"text": "x" * 64_000})
+        seq = 0
+        while not counts(system).get("slow_consumers"):
+            for _ in range(50):
+                worker.send(w.Chunk(lease=dispatch.lease, attempt=1, seq=seq), piece)
+                seq += 1
+            client.send(Ping())
+            worker.round_trip()
+            assert seq < 4_000
+        assert resident_mib(system.broker.pid) - before < 300
+        again.hello(name="awake")
+        again.send(c.Attach(job=job))
+        again.expect(c.Accepted)
+        worker.answer(dispatch, {"text": "all of it"})
+        assert again.result(job)[1] == {"text": "all of it"}
+        # The drowsy one finds what had left for it, then the end of its session.
+        client.expect(Bye, lambda bye: bye.reason == "slow_consumer")
+        worker.send(Bye())
+
+
+def test_answers_that_nobody_reads_do_not_pile_up(system: System) -> None:
+    """Of a peer without a session, and of one with: errors, pongs and replies are bounded like chunks."""
+    before = resident_mib(system.broker.pid)
+    with (
+        Bystander(system, at_least=20),
+        RawClient(system.broker.clients) as stranger,
+        RawClient(system.broker.clients) as client,
+        RawWorker(system.broker.workers) as worker,
+    ):
+        client.hello(name="curious")
+        worker.hello()
+        for n in range(40_000):
+            stranger.send(c.Submit(job="x" * 60, program="y" * 120, timeout_ms=1))
+            client.send(Request(rid="r" * 60, method="programs.list"))
+            worker.send(Request(rid="r" * 60, method="no.such.method." + "z" * 100))
+            if n % 1_000 == 0:
+                system.client.ping(timeout_s=30)
+        wait_until(lambda: counts(system).get("slow_consumers", 0) >= 2, PATIENCE_S, "the end of its session")
+    assert resident_mib(system.broker.pid) - before < 250
 
 
 @pytest.mark.parametrize("how", ["cancel", "keep"])
@@ -155,11 +196,11 @@ def test_a_flood_of_garbage_on_both_endpoints(system: System) -> None:
     for thread in threads:
         thread.start()
     try:
-        with Bystander(system, at_least=50):
+        with Bystander(system, at_least=30):
             wait_until(
-                lambda: sum(n for key, n in counts(system).items() if key.startswith("refused.")) > 10_000,
+                lambda: sum(n for key, n in counts(system).items() if key.startswith("refused.")) > 1_500,
                 PATIENCE_S,
-                "10,000 refusals",
+                "1,500 refusals",
             )
     finally:
         stop.set()
@@ -225,7 +266,8 @@ def test_a_peer_that_says_hello_10000_times_gets_the_same_welcome(system: System
                 peer.send(Hello(name="polite again"))
             for _ in range(10_000):
                 assert peer.expect(Welcome)[0] == first
-        assert system.client.stats()["clients"] == sessions + 1
+        # The client has been silent for long by now: it may be given up already, but it never was two.
+        assert system.client.stats()["clients"] <= sessions + 1
 
 
 def test_duplicate_submits_run_once(system: System) -> None:
@@ -300,9 +342,8 @@ def test_a_huge_envelope_is_not_carried_along(system: System) -> None:
     """What stands before the empty frame of a REQ peer is echoed: so it has to be small."""
     before = resident_mib(system.broker.pid)
     with RawClient(system.broker.clients) as client:
-        for n in range(10):
+        for n in range(60):
             header = encode(c.Submit(job=f"{n}-{new_uuid7()}", program="nap", timeout_ms=5_000))
-            client.send_frames(bytes([65 + n]) * 30 * MIB, b"", *header, bodies.encode(inputs={"ms": 3_000}))
-        errors = [client.expect(Error)[0] for _ in range(10)]
-        assert {error.reason for error in errors} == {"bad_frames"}
-        assert resident_mib(system.broker.pid) - before < 100
+            client.send_frames(bytes([65 + n]) * 4 * MIB, b"", *header, bodies.encode(inputs={"ms": 3_000}))
+            assert client.expect(Error)[0].reason == "bad_frames"
+    assert resident_mib(system.broker.pid) - before < 100

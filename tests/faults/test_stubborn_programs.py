@@ -23,6 +23,7 @@ def system() -> Iterator[System]:
         processes=1,
         concurrency=4,
         broker_environ={"DSPYMQ_BROKER_GRACE_MS": "1000"},
+        pool_arguments=["--grace", "3"],
         pool_environ={"DSPYMQ_WORKER_STALL_MS": "2000", "DSPYMQ_WORKER_BEAT_MS": "200"},
     ) as made:
         yield made

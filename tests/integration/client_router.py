@@ -33,10 +33,13 @@ class RouterFront:
         self._broker = broker
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = router(self._context)
+        # What a test sends at once is with the kernel at once.
+        self._socket.setsockopt(zmq.SNDHWM, 10_000)
         self._socket.bind(address)
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._routes: dict[bytes, Any] = {}
-        self._front = LoopSocket(self._socket, self._receive)
+        self._waiting: list[Sequence[bytes]] = []
+        self._front = LoopSocket(self._socket, self._receive, self._flush)
 
     async def __aenter__(self) -> "RouterFront":
         return self
@@ -49,10 +52,18 @@ class RouterFront:
         self._context.term()
 
     def send(self, frames: Sequence[bytes]) -> None:
-        try:
-            self._front.send(frames)
-        except Unreachable:
-            pass
+        self._waiting.append(frames)
+        if len(self._waiting) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            try:
+                if not self._front.send(self._waiting[0]):
+                    return
+            except Unreachable:
+                pass
+            self._waiting.pop(0)
 
     def _receive(self, frames: list[bytes]) -> None:
         route = frames[0]

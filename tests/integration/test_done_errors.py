@@ -74,7 +74,7 @@ def test_right_inputs_of_the_same_signature_are_answered(system: System) -> None
         {"signature": "question ->"},
         {"signature": "question -> answer: os.system"},
         {"signature": "question -> answer: __import__('os').system('true')"},
-        {"signature": "question -> answer", "kind": "react"},
+        {"signature": "question -> answer", "kind": "teleport"},
         {"signature": "question -> answer" * 10_000},
         {"signature": "question -> answer", "surplus": 1},
         {"signature": ["question"]},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dspymq import Client
+from dspymq import Client, exceptions
 from dspymq.job import Job
 from tests.faults.system import PATIENCE_S, PROGRAMS
 from tests.integration.client_system import free_address
@@ -22,9 +22,9 @@ LONG_S = 60.0
 class Restartable:
     """A broker at fixed addresses that can be killed and started again; the last one is stopped with the block."""
 
-    def __init__(self, **environ: str) -> None:
+    def __init__(self, adopt_ms: int = 1_500) -> None:
         self.clients, self.workers = free_address(), free_address()
-        self._environ = environ
+        self._environ = {"DSPYMQ_BROKER_ADOPT_MS": str(adopt_ms)}
         self._stack = contextlib.ExitStack()
         self.broker: RunningBroker | None = None
 
@@ -133,27 +133,43 @@ def test_a_pool_killed_while_another_lives_hands_its_calls_over(lm: ScriptedLM) 
 
 
 def test_a_broker_killed_and_restarted_answers_every_call(lm: ScriptedLM) -> None:
-    """Three times, with calls open, queued, and made while there is no broker; the same pool and clients all along."""
+    """Three times, with calls open, queued, and made while there is no broker; the same pool and clients all along.
+
+    The pool outlived every broker, so no call costs a second one at the LM.
+    """
     with (
         Restartable() as brokers,
         Client(brokers.clients, name="one") as one,
         Client(brokers.clients, name="two") as two,
     ):
         assert brokers.broker is not None
+        lm.script(hang=True)
         with running_pool(brokers.broker, targets=[PROGRAMS], lm=lm, processes=2) as pool:
             executors = sorted(pool.executor_pids())
-            jobs: dict[str, Job] = {}
+            jobs = ask_many(one, 20, "first of one") | ask_many(two, 20, "first of two")
+            lm.wait_for(lambda: lm.open == 8)
             for round_number in range(3):
-                label = f"round {round_number}"
-                jobs |= ask_many(one, 20, f"{label} one", "#delay_ms=150")
-                jobs |= ask_many(two, 20, f"{label} two", "#delay_ms=150")
-                lm.wait_for(lambda: lm.open == 8)
                 brokers.kill()
-                jobs |= ask_many(one, 5, f"{label} between")
+                jobs |= ask_many(one, 5, f"between {round_number}")
                 brokers.start()
-            check(jobs)
-            assert len(jobs) == 135
+                jobs |= ask_many(two, 5, f"after {round_number}")
+                # Everybody is back when the eight calls at the LM, and all others, are known again.
+                count = len(jobs)
+                wait_until(lambda count=count: adopted(one) == 8 and live(one) == count, 20.0, "adoption")
+            lm.script(hang=False)
+            lm.release()
+            assert set(check(jobs)) == {1}
+            assert len(jobs) == 70
+            assert lm.requests == 70
             assert sorted(pool.executor_pids()) == executors
+
+
+def adopted(client: Client) -> int:
+    return int(client.stats()["counts"].get("adopted", 0))
+
+
+def live(client: Client) -> int:
+    return int(client.stats()["jobs"]["live"])
 
 
 def test_a_broker_stopped_in_order_and_restarted_answers_every_call(lm: ScriptedLM) -> None:
@@ -178,6 +194,29 @@ def test_broker_and_pool_killed_together_lose_no_call(lm: ScriptedLM) -> None:
         brokers.start()
         with pool_at(brokers.workers, lm):
             check(jobs)
+
+
+def test_a_deadline_and_a_cancel_hold_while_there_is_no_broker(lm: ScriptedLM) -> None:
+    with Restartable() as brokers, Client(brokers.clients) as client, pool_at(brokers.workers, lm):
+        client.call("qa", question="ready?")
+        lm.script(hang=True)
+        late, cancelled, patient = (
+            client.submit("qa", {"question": f"#job=d{n}"}, timeout_s=s) for n, s in enumerate((2, 60, 60))
+        )
+        lm.wait_for(lambda: lm.open == 3)
+        brokers.kill()
+        cancelled.cancel()
+        with pytest.raises(exceptions.DeadlineExceeded):
+            late.result(6)
+        # The pool keeps time, too: what is too late for its client is closed at the LM.
+        lm.wait_disconnected("d0")
+        brokers.start()
+        with pytest.raises(exceptions.Cancelled):
+            cancelled.result(PATIENCE_S)
+        lm.wait_disconnected("d1")
+        lm.release()
+        assert patient.result(PATIENCE_S).attempt == 1
+        assert [lm.job(f"d{n}").requests for n in range(3)] == [1, 1, 1]
 
 
 def test_calls_from_many_threads_go_on_through_restarts_of_everything(lm: ScriptedLM) -> None:

@@ -127,6 +127,9 @@ class JobBook:
         """Take a job over; it is sent as soon as there is a session."""
         job = Job(opened, now_ms)
         self._jobs[job.id] = job
+        if (job.attaches or opened.resume) and job.id in self._acks:
+            # Its result is wanted once more: the broker must not forget it yet.
+            self._acks.remove(job.id)
         due_ms = job.deadline_ms
         if not self._session.live and self._connect_timeout_ms is not None:
             due_ms = min(due_ms, now_ms + self._connect_timeout_ms)

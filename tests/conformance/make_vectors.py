@@ -1,4 +1,4 @@
-"""Writes protocol/vectors: `python -m tests.conformance.make_vectors` after a change (test_vectors_pure.py compares)."""
+"""Writes protocol/vectors: `python -m tests.conformance.make_vectors` after a change (a test compares)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from tests.conformance import (
     transcripts_broker_requests,
     transcripts_broker_restart,
     transcripts_broker_sessions,
+    transcripts_broker_stops,
     transcripts_broker_streams,
     transcripts_client,
-    transcripts_worker,
+    transcripts_worker_life,
+    transcripts_worker_programs,
     vector_encodings,
     vector_ids,
     vector_invalid,
@@ -27,13 +29,15 @@ from tests.conformance.vector_steps import Transcript
 TRANSCRIPTS: Final = {
     "broker-sessions": transcripts_broker_sessions,
     "broker-jobs": transcripts_broker_jobs,
+    "broker-stops": transcripts_broker_stops,
     "broker-leases": transcripts_broker_leases,
     "broker-restart": transcripts_broker_restart,
     "broker-streams": transcripts_broker_streams,
     "broker-requests": transcripts_broker_requests,
     "broker-queues": transcripts_broker_queues,
     "client": transcripts_client,
-    "worker": transcripts_worker,
+    "worker-life": transcripts_worker_life,
+    "worker-programs": transcripts_worker_programs,
 }
 FORMAT: Final = 1
 _COLUMNS: Final = 118
@@ -72,7 +76,9 @@ def _lines(value: Any, indent: str, before: str = "") -> Iterator[str]:
         return
     first, last = "{}" if isinstance(value, dict) else "[]"
     yield f"{indent}{before}{first}"
-    items = [(f"{json.dumps(k)}: ", v) for k, v in value.items()] if isinstance(value, dict) else [("", v) for v in value]
+    items = (
+        [(f"{json.dumps(k)}: ", v) for k, v in value.items()] if isinstance(value, dict) else [("", v) for v in value]
+    )
     for number, (name, inner) in enumerate(items):
         lines = list(_lines(inner, f"{indent} ", name))
         yield from lines[:-1]

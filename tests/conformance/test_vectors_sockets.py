@@ -14,7 +14,6 @@ from tests.conformance.vector_cases import (
     BROKER_TRANSCRIPTS,
     CLIENT_TRANSCRIPTS,
     INVALID,
-    KNOWN_FAULTS,
     WORKER_TRANSCRIPTS,
 )
 from tests.conformance.vector_client import PythonClient
@@ -24,14 +23,6 @@ from tests.conformance.vector_pool import PythonPool, running_worker
 
 Transcript = dict[str, Any]
 PATIENCE_MS = 10_000
-
-
-@pytest.fixture(autouse=True)
-def known_faults(request: pytest.FixtureRequest) -> None:
-    """What this repository does not do yet must fail."""
-    name = request.node.callspec.id if hasattr(request.node, "callspec") else ""
-    if name in KNOWN_FAULTS:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=KNOWN_FAULTS[name]))
 
 
 @pytest.mark.parametrize("transcript", BROKER_TRANSCRIPTS)

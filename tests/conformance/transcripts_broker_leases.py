@@ -82,7 +82,9 @@ def _not_ready() -> Iterator[Transcript]:
 
 
 def _held() -> Iterator[Transcript]:
-    about = "Pages of held are answered one by one; nothing is dispatched before the last; what none named is taken back."
+    about = (
+        "Pages of held are answered one by one; nothing is dispatched before the last; what none named is taken back."
+    )
     t = Transcript("pages-of-held", "R-6.13 R-6.14 R-6.17 R-6.18", about)
     c, w = t.client(), t.worker(slots=4)
     for job in ("kept", "done", "never", "ran"):
@@ -190,6 +192,17 @@ def _refunds() -> Iterator[Transcript]:
         if attempt < 7:
             w.ready(1)
     c.done("j", "UNAVAILABLE", reason="worker_lost", attempt=7)
+    yield t
+    about = "A job avoids everybody who gave it back, until they say ready again."
+    t = Transcript("refunds-by-two-workers", "R-6.9", about)
+    c, w, x = t.client(), t.worker(), t.worker("x", slots=0)
+    c.submit("j")
+    w.dispatch("j", "a").released("a", started=False, cause="capacity")
+    x.ready(1).dispatch("j", "b", attempt=2).released("b", started=False, cause="capacity")
+    x.nothing()
+    w.nothing()
+    w.ready(1).dispatch("j", "d", attempt=3).result("d", attempt=3)
+    c.done("j", attempt=3)
     yield t
     about = "A refunded job is the first in its queue."
     t = Transcript("refunded-jobs-go-first", "R-6.9 R-11.2", about)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from tests.conformance.vector_steps import Peer, Transcript, get, put
@@ -19,7 +20,7 @@ def transcripts() -> Iterator[Transcript]:
 def served(w: Peer, *jobs: str) -> None:
     """The worker, with one slot, is given these jobs in this order, and ends each at once."""
     w.dispatch(jobs[0])
-    for job, following in zip(jobs, jobs[1:], strict=False):
+    for job, following in itertools.pairwise(jobs):
         w.result(job, acked=False)
         fields = {"job": following, "lease": put(f"{following}.lease")}
         w.any_order({"t": "ack", "leases": [get(f"{job}.lease")]}, {"t": "dispatch", **fields})
@@ -153,7 +154,9 @@ def _nobody() -> Iterator[Transcript]:
 
 
 def _revisions() -> Iterator[Transcript]:
-    about = "A job without a revision runs at the one first seen last of those that are offered; coming back renews none."
+    about = (
+        "A job without a revision runs at the one first seen last of those that are offered; coming back renews none."
+    )
     t = Transcript("newest-revision", "R-11.13", about)
     c = t.client()
 

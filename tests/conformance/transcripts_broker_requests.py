@@ -52,7 +52,7 @@ def _form() -> Iterator[Transcript]:
 
 def _programs_and_workers() -> Iterator[Transcript]:
     about = "Programs and workers come back as their workers describe them; a ready without a body changes no words."
-    t = Transcript("programs-and-workers", "R-2.20 R-10.1", about)
+    t = Transcript("programs-and-workers", "R-2.20 R-2.22 R-10.1", about)
     c, w = t.client(), t.worker(slots=None)
     described = {"description": "Answers.", "inputs": {"type": "object"}, "outputs": None, "more": 1}
     w.ready(2, {"programs": {"qa": described}, "executors": [{"id": "w/1"}]}, held=[]).expect("synced")
@@ -138,9 +138,16 @@ def _jobs() -> Iterator[Transcript]:
         {"t": "dispatch", "job": get("made"), "lease": put("made.lease")},
     )
     d.done("b")
-    c.submit("b", body=question("a"), want=["accepted"]).expect("accepted", job="b", state="done", duplicate=True).done("b")
+    c.submit("b", body=question("a"), want=["accepted"]).expect("accepted", job="b", state="done", duplicate=True).done(
+        "b"
+    )
     w.result("made")
     d.send("attach", job=get("made")).expect("accepted", state="done").expect("result", job=get("made"), code="OK")
+    c.send("ack", jobs=["b"])
+    for new_job in ("b", "a"):
+        c.ask_refused("jobs.retry", "id_conflict", job="a", new_job=new_job)
+    for new_job in ("", "x" * 65, "é"):
+        c.ask_refused("jobs.retry", "invalid_params", job="a", new_job=new_job)
     yield t
     about = "A drop forgets a job that is done: its tombstone stays."
     t = Transcript("jobs-dropped", "R-10.1 R-5.17", about)

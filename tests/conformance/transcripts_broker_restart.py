@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.conformance.vector_encodings import EPOCH, Fields
-from tests.conformance.vector_ids import digest
 from tests.conformance.vector_forms import write
+from tests.conformance.vector_ids import digest
 from tests.conformance.vector_steps import Peer, Transcript, get, put, question
 
 AGAIN = {"known_epoch": EPOCH}
@@ -47,6 +47,7 @@ def transcripts() -> Iterator[Transcript]:
     yield from _restarts()
     yield from _waits()
     yield from _adopts()
+    yield from _lanes()
     yield from _unclaimed()
     yield from _attach()
     yield from _same_broker()
@@ -105,16 +106,18 @@ def _waits() -> Iterator[Transcript]:
     w.dispatch("ours").dispatch("new").result("ours").result("new")
     c.done("ours").done("new")
     yield t
-    about = "With side effects it is not run a second time; with fail_fast it ends if nobody offers it."
+    about = "What may not run a second time, or is offered by nobody, ends."
     t = Transcript("nobody-reports-it-and-it-may-not-run", "R-8.4 R-6.29", about, adopt_ms=200)
     c, w = t.client(), t.worker(slots=2)
     c.submit("once", redeliver=False, **AGAIN)
-    c.submit("fast", "unheard-of", fail_fast=True, **AGAIN)
+    c.submit("fast", fail_fast=True, profile="nobody's", **AGAIN)
+    c.submit("unheard", "unheard-of", **AGAIN)
     c.submit("unsure", known_epoch="unknown")
     c.nothing()
     c.any_order(
         {"t": "result", "job": "once", "code": "UNAVAILABLE", "reason": "worker_lost", "attempt": 0},
         {"t": "result", "job": "fast", "code": "UNAVAILABLE", "reason": "no_worker", "attempt": 0},
+        {"t": "result", "job": "unheard", "code": "NOT_FOUND", "reason": "unknown_program", "attempt": 0},
     )
     w.dispatch("unsure").result("unsure")
     c.done("unsure")
@@ -136,7 +139,9 @@ def _waits() -> Iterator[Transcript]:
     t = Transcript("not-judged-by-who-is-here", "R-8.4", about, adopt_ms=60000)
     c = t.client()
     t.worker()
-    c.submit("j", "unheard-of", want=["accepted"], **AGAIN).expect("accepted", job="j", waiting=True, missing=["program"])
+    c.submit("j", "unheard-of", want=["accepted"], **AGAIN).expect(
+        "accepted", job="j", waiting=True, missing=["program"]
+    )
     c.submit("k", "unheard-of").refused("unknown_program", job="k")
     c.submit("r", "_reserved", **AGAIN).refused("unknown_program", job="r")
     yield t
@@ -187,6 +192,20 @@ def _adopts() -> Iterator[Transcript]:
     w.result("j")
     c.done("j")
     yield t
+    about = "A broker that has dispatched a job of a broker later than itself gives way to that one's greater lease."
+    t = Transcript("greater-than-our-own", "R-8.5 R-8.7", about)
+    c, w, x = t.client(), t.worker(), t.worker("x", slots=None)
+    greater = "ffffffff-ffff-7fff-bfff-ffffffffffff-000000000001"
+    c.submit("j")
+    w.dispatch("j")
+    x.ready(1, held=[held(lease=greater)]).expect("synced", keep=[greater])
+    w.expect("cancel", lease=get("j.lease"), cause="fenced")
+    x.expect("attach", lease=greater)
+    w.result("j", "CANCELLED")
+    c.nothing()
+    x.send("result", {"outputs": {}}, lease=greater, attempt=1, code="OK").expect("ack", leases=[greater])
+    c.done("j", attempt=1)
+    yield t
     about = "What is being stopped, is done, or is gone is not adopted."
     t = Transcript("too-late-to-adopt", "R-8.5 R-5.4", about)
     c, w, x = t.client(), t.worker(), t.worker("x", slots=None)
@@ -213,6 +232,23 @@ def _adopts() -> Iterator[Transcript]:
     c.done("j", "UNAVAILABLE", reason="worker_lost", attempt=5)
     w.dispatch("next").result("next")
     c.done("next")
+    yield t
+
+
+def _lanes() -> Iterator[Transcript]:
+    about = "An adopted lease takes a slot of its lane."
+    t = Transcript("adopted-in-its-lane", "R-8.8 R-6.5", about)
+    c, w = t.client(), t.peer("w", "worker").hello("w")
+    slots = {"default": 1, "batch": 1}
+    offers = [{"name": "qa", "revision": "r1"}]
+    w.send("ready", worker="w", slots=slots, programs=offers, held=[held(lane="batch")])
+    w.expect("synced", keep=[lease()]).expect("attach")
+    c.submit("long", lane="batch").nothing()
+    w.nothing()
+    c.submit("short")
+    w.dispatch("short", lane="default")
+    says(w, "result", code="UNKNOWN")
+    w.any_order({"t": "ack", "leases": [lease()]}, {"t": "dispatch", "job": "long", "lane": "batch"})
     yield t
 
 
@@ -244,6 +280,14 @@ def _unclaimed() -> Iterator[Transcript]:
     other = t.worker("w2")
     other.dispatch("j", attempt=2, body=question("j")).result("j", attempt=2)
     c.done("j", attempt=2)
+    yield t
+    about = "Without room within the bounds on jobs it is dropped."
+    t = Transcript("no-room-for-what-nobody-asked-for", "R-8.5 R-11.6", about, limits={"max_jobs": 1})
+    c, w = t.client(), t.worker(slots=None)
+    c.submit("a", want=["accepted"]).expect("accepted", job="a")
+    reports(w, held(), keep=[])
+    w.dispatch("a").result("a")
+    c.done("a")
     yield t
     about = "If nobody asks for it within orphan_ms it is cancelled."
     t = Transcript("nobody-asks-for-it", "R-8.6", about, orphan_ms=300)

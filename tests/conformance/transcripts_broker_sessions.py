@@ -29,7 +29,9 @@ def transcripts() -> Iterator[Transcript]:
 
 
 def _hello() -> Transcript:
-    t = Transcript("hello", "R-3.7 R-8.1 R-2.9", "hello is answered by welcome, with an epoch that is a UUID of version 7.")
+    t = Transcript(
+        "hello", "R-3.7 R-8.1 R-2.9", "hello is answered by welcome, with an epoch that is a UUID of version 7."
+    )
     for name, kind, ping_ms in (("c", "client", 10000), ("w", "worker", 1000)):
         peer = t.peer(name, kind)
         peer.send("hello", name=name)
@@ -42,7 +44,9 @@ def _hello() -> Transcript:
 
 
 def _hello_again() -> Transcript:
-    t = Transcript("hello-again", "R-3.7", "A second hello in a session gets the same welcome; its contents are ignored.")
+    t = Transcript(
+        "hello-again", "R-3.7", "A second hello in a session gets the same welcome; its contents are ignored."
+    )
     for name, kind in (("c", "client"), ("w", "worker")):
         peer = t.peer(name, kind)
         peer.send("hello", name="one").expect("welcome", epoch=put("epoch"), session=put("session"))
@@ -52,7 +56,9 @@ def _hello_again() -> Transcript:
 
 
 def _no_session() -> Transcript:
-    t = Transcript("no-session", "R-3.8", "What needs a session and has none is answered by no_session, and does nothing.")
+    t = Transcript(
+        "no-session", "R-3.8", "What needs a session and has none is answered by no_session, and does nothing."
+    )
     c, w = t.peer("c", "client"), t.peer("w", "worker")
     c.submit("j").refused("no_session", job="j", retryable=True)
     c.send("attach", job="j").refused("no_session", job="j", retryable=True)
@@ -149,12 +155,14 @@ def _byes() -> Iterator[Transcript]:
     c, w = t.client(), t.worker(slots=2)
     c.submit("dropped").submit("kept", on_disconnect="keep")
     w.dispatch("dropped").dispatch("kept")
+    w.say("started", "dropped", revision="r1", worker="w").nothing()
     c.send("bye")
     w.expect("cancel", lease=get("dropped.lease"), cause="cancel")
     w.result("dropped", "CANCELLED", reason="cancelled")
     w.result("kept")
     c.hello("c")
     c.submit("kept").done("kept")
+    c.submit("dropped").done("dropped", "CANCELLED", reason="client_gone")
     yield t
     about = "The bye of a worker loses its leases at once, and nobody is blamed."
     t = Transcript("bye-of-a-worker", "R-3.22 R-6.23", about)
@@ -215,7 +223,9 @@ def _one_shots() -> Iterator[Transcript]:
     o.submit("j", want=["accepted"]).refused("one_shot_only", job="j")
     o.frames(b"XXXX", b"x").refused("bad_frames")
     yield t
-    about = "A job of a one-shot client outlives its socket; its result is kept for the next that sends the same submit."
+    about = (
+        "A job of a one-shot client outlives its socket; its result is kept for the next that sends the same submit."
+    )
     t = Transcript("one-shot-is-never-gone", "R-3.26 R-3.27 R-3.28", about, orphan_ms=100, client_ping_ms=50)
     o, w = t.one_shot(), t.worker()
     o.submit("j")
@@ -234,4 +244,7 @@ def _one_shots() -> Iterator[Transcript]:
         c.frames(*envelope, TAG, PING)
         c.add(expect_frames=[*(each.hex() for each in envelope), TAG.hex(), answer.hex()])
     c.frames(b"one", b"two", b"", TAG, PING).refused("bad_frames")
+    c.frames(b"x" * 65, b"", TAG, PING).refused("bad_frames")
+    c.frames(TAG, b"", b"body").refused("bad_header")
+    c.hello("c")
     yield t

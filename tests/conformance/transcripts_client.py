@@ -3,73 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
-from dspymq.protocol.errors import REASONS
+from tests.conformance.client_steps import FAR, Broker, ClientTranscript
 from tests.conformance.vector_encodings import LIMITS
 from tests.conformance.vector_forms import Form, Octets, PairMap, write
-from tests.conformance.vector_steps import NO_BODY, Peer, Transcript, get, put
-
-FAR = {"ping_ms": 10000, "dead_ms": 30000}
-
-
-class Broker(Peer):
-    """Writes the steps of the broker that the client meets."""
-
-    def welcome(self, epoch: str = "epoch-1", *, limits: dict[str, int] | None = None, **times: int) -> Self:
-        """A session begins: hello comes, and is answered."""
-        self.expect("hello")
-        bounds = {**FAR, "adopt_ms": 5000, "orphan_ms": 60000, "retain_ms": 600000, **times}
-        limits = {**LIMITS, **(limits or {})}
-        return self.send("welcome", epoch=epoch, session="s1", features=["ack"], **bounds, limits=limits)
-
-    def submitted(self, call: str, **fields: Any) -> Self:
-        """The submit of a call comes; its job and its octets are remembered."""
-        fields = {"job": put(f"{call}.job"), "program": "qa", **fields}
-        return self.expect("submit", put(f"{call}.body"), **fields)
-
-    def again(self, call: str, **fields: Any) -> Self:
-        """The same submit comes again."""
-        return self.expect("submit", get(f"{call}.body"), job=get(f"{call}.job"), program="qa", **fields)
-
-    def answers(self, call: str, code: str = "OK", *, acked: bool = True, **fields: Any) -> Self:
-        """The result of a call, which must be acknowledged."""
-        body = {"outputs": {"answer": "4"}} if code == "OK" else None
-        self.send("result", body, **{"job": get(f"{call}.job"), "attempt": 1, "code": code, **fields})
-        return self.expect("ack", jobs=[get(f"{call}.job")]) if acked else self
-
-    def refuses(self, call: str, reason: str, **fields: Any) -> Self:
-        """An error that names the call's job."""
-        entry = REASONS[reason]
-        fields = {"retryable": entry.retryable, **fields}
-        return self.send("error", code=str(entry.code), reason=reason, job=get(f"{call}.job"), **fields)
-
-
-class ClientTranscript(Transcript):
-    """A transcript with a client under test."""
-
-    def broker(self, name: str = "b") -> Broker:
-        """A broker that the client has the address of; several are in the order of this."""
-        self.peers[name] = "broker"
-        return Broker(self, name)
-
-    def call(self, call: str = "j", **fields: Any) -> None:
-        """Tell the client to submit a job of the program qa."""
-        self.add(tell="submit", call=call, program="qa", inputs={"question": "2+2?"}, **fields)
-
-    def tell(self, what: str, call: str | None = None, **fields: Any) -> None:
-        """Tell the client something else."""
-        self.add(tell=what, call=call, **fields)
-
-    def outcome(self, call: str = "j", code: str = "OK", **fields: Any) -> None:
-        """What the caller of the client is told at the end."""
-        if code == "OK":
-            fields = {"outputs": {"answer": "4"}, **fields}
-        self.add(outcome=call, code=code, **fields)
-
-    def text(self, call: str, **fields: str) -> None:
-        """The text of a stream as it stands."""
-        self.add(text=call, fields=fields)
+from tests.conformance.vector_steps import NO_BODY, Transcript, get, octets, put
 
 
 def transcripts() -> Iterator[Transcript]:
@@ -81,6 +20,7 @@ def transcripts() -> Iterator[Transcript]:
     yield from _refusals()
     yield from _restarts()
     yield from _streams()
+    yield from _tools()
 
 
 def _begun(name: str, rules: str, about: str, **call: Any) -> tuple[ClientTranscript, Broker]:
@@ -135,7 +75,7 @@ def _frames() -> Iterator[Transcript]:
 
 def _sessions() -> Iterator[Transcript]:
     about = "hello comes first, and nothing else before welcome; then the job, for the first time."
-    t = ClientTranscript("hello-first", "R-3.6 R-8.3 R-2.9", about)
+    t = ClientTranscript("hello-first", "R-3.6 R-3.4 R-8.3 R-2.9", about)
     b = t.broker()
     t.call()
     b.expect("hello", NO_BODY)
@@ -245,7 +185,7 @@ def _jobs() -> Iterator[Transcript]:
     t.outcome()
     yield t
     about = "What was chosen is said."
-    t = ClientTranscript("options", "R-2.8", about)
+    t = ClientTranscript("options", "R-2.8 R-4.6 R-14.3", about)
     b = t.broker()
     options = {"profile": "big", "revision": "r2", "lane": "batch", "priority": 9, "on_disconnect": "keep"}
     more = {"fail_fast": True, "redeliver": False, "affinity": "a", "trace": {"traceparent": "00"}}
@@ -256,14 +196,30 @@ def _jobs() -> Iterator[Transcript]:
     b.expect("ack")
     yield t
     about = "A second result of a job, and the result of one that is not open, do no harm and are acknowledged."
-    t, b = _begun("results-that-nobody-waits-for", "R-4.5 R-5.19", about)
+    t, b = _begun("messages-that-nobody-waits-for", "R-4.5 R-5.19 R-10.6", about)
     b.answers("j")
     t.outcome()
     b.answers("j", "INTERNAL", reason="internal")
     b.send("result", {"outputs": {}}, job="nobody's", attempt=1, code="OK").expect("ack", jobs=["nobody's"])
     b.send("started", job="nobody's", attempt=1, revision="r1", worker="w")
     b.send("accepted", job="nobody's", state="running", attempt=1)
+    b.send("event", {"event": {"later": 1}}, sub="nobody's", seq=0, kind="job.dreamt", at_ms=1)
     b.nothing()
+    yield t
+    about = "Bodies hold text as text; where a map is due an empty array is one."
+    t = ClientTranscript("bodies", "R-2.21 R-2.22", about)
+    b = t.broker()
+    t.add(tell="submit", call="j", program="qa", inputs={"question": "größer als ☃?"})
+    t.add(tell="submit", call="k", program="qa", inputs={"question": ""})
+    b.welcome()
+    b.expect("submit", {"inputs": {"question": "größer als ☃?"}}, job=put("j.job"))
+    b.expect("submit", {"inputs": {"question": ""}}, job=put("k.job"))
+    b.send("result", octets([]), job=get("j.job"), attempt=1, code="OK")
+    t.outcome("j", outputs={})
+    b.expect("ack")
+    b.send("result", {"outputs": []}, job=get("k.job"), attempt=1, code="OK")
+    t.outcome("k", outputs={})
+    b.expect("ack")
     yield t
     about = "A result that is not OK is told by code and reason."
     t, b = _begun("a-failed-job", "R-12.1", about)
@@ -350,9 +306,9 @@ def _refusals() -> Iterator[Transcript]:
 
 def _restarts() -> Iterator[Transcript]:
     about = "A new epoch: open jobs are sent again, with the epoch under which they were sent before."
-    t, b = _begun("new-epoch", "R-8.2 R-8.3 R-5.10 R-3.32", about)
+    t, b = _begun("new-epoch", "R-8.2 R-8.3 R-5.10 R-3.32 R-2.13 R-2.15", about)
     t.call("k")
-    b.submitted("k")
+    b.submitted("k", job={"$all": [put("k.job"), {"$not": get("j.job")}]})
     b.lost()
     b.welcome("epoch-2")
     b.any_order(
@@ -429,4 +385,31 @@ def _streams() -> Iterator[Transcript]:
     b.answers("j", chunks=4, acked=False)
     t.outcome()
     b.expect("ack")
+    yield t
+
+
+def _tools() -> Iterator[Transcript]:
+    about = "The tools of a call are in its body; each call of one is answered, and never done twice."
+    t = ClientTranscript("tools", "R-9.16", about)
+    b = t.broker()
+    t.call(tools=["add", "count", "broken"])
+    b.welcome()
+    tools = [{"$contains": {"name": name, "parameters": {"type": "object"}}} for name in ("add", "count", "broken")]
+    body = {"inputs": {"question": "2+2?"}, "tools": {"$all": tools}}
+    b.expect("submit", body, job=put("j.job"), program="qa", want={"$has": ["tools"]})
+
+    def asks(call: int, name: str, args: dict[str, Any], value: Any, code: Any = "OK") -> None:
+        fields = {"job": get("j.job"), "attempt": 1, "call": call}
+        b.send("tool_call", {"args": args}, name=name, timeout_ms=10000, **fields)
+        b.expect("tool_result", {"value": value} if code == "OK" else None, code=code, **fields)
+
+    asks(0, "add", {"a": 2, "b": 3}, 5)
+    asks(1, "count", {}, 1)
+    asks(1, "count", {}, 1)
+    asks(2, "count", {}, 2)
+    asks(3, "broken", {}, None, {"$not": "OK"})
+    asks(4, "add", {"a": "x"}, None, {"$not": "OK"})
+    asks(5, "nobody_has_this", {}, None, {"$not": "OK"})
+    b.answers("j")
+    t.outcome()
     yield t

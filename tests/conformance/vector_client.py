@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +14,7 @@ import zmq
 from dspymq import Client
 from dspymq.exceptions import DspymqError
 from dspymq.job import Job
+from dspymq.protocol import Code, Codec, ProtocolError, client_codec
 from dspymq.transport import router
 from tests.conformance.vector_match import Memory, Mismatch
 
@@ -21,7 +24,8 @@ PATIENCE_S = 15.0
 class Routers:
     """The brokers of a transcript: ROUTERs at addresses of their own. A vector_engine.Driver, but for `other`."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], codec: Codec[Any]) -> None:
+        self._codec = codec
         self.context: zmq.Context[Any] = zmq.Context()
         self._poller = zmq.Poller()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
@@ -74,11 +78,21 @@ class Routers:
         for name, socket in self._sockets.items():
             if socket in ready:
                 route, *frames = socket.recv_multipart()
+                self._check(route, frames)
                 if msgpack.unpackb(frames[1])["t"] != "hello" and route != self._routes.get(name):
                     continue  # the last words of a connection that was given up
                 self._routes[name] = route
                 found.append((name, frames))
         return found
+
+    def _check(self, route: bytes, frames: list[bytes]) -> None:
+        """What is tested sends legal messages only, on a connection without an identity of its own."""
+        if len(route) != 5 or route[0] != 0:
+            raise Mismatch(f"the routing id {route.hex()} is not one that ZeroMQ made")
+        try:
+            self._codec.decode(frames)
+        except ProtocolError as problem:
+            raise Mismatch(f"an illegal message came: {problem} in {frames[:2]}") from None
 
     def other(self, step: dict[str, Any]) -> bool:
         """No more than that."""
@@ -89,7 +103,7 @@ class PythonClient(Routers):
     """The client under test, and its brokers."""
 
     def __init__(self, transcript: dict[str, Any], memory: Memory) -> None:
-        super().__init__(list(transcript["peers"]))
+        super().__init__(list(transcript["peers"]), client_codec())
         self._memory = memory
         self._client = Client(list(self.addresses.values()), name="under-test")
         self._jobs: dict[str, Job] = {}
@@ -122,6 +136,8 @@ class PythonClient(Routers):
                 options["timeout_s"] = step["timeout_ms"] / 1000
             if "window" in step:
                 options["window"] = step["window"]
+            if "tools" in step:
+                options["tools"] = self._tools(step["tools"])
             streams = step.get("stream", False)
             self._jobs[call] = self._client.submit(step["program"], step["inputs"], stream=streams, **options)
         elif what == "attach":
@@ -137,6 +153,21 @@ class PythonClient(Routers):
         else:
             raise AssertionError(f"no client can be told to {what}")
 
+    def _tools(self, names: list[str]) -> list[Callable[..., Any]]:
+        counter = itertools.count(1)
+
+        def add(a: int, b: int) -> int:
+            return a + b
+
+        def count() -> int:
+            return next(counter)
+
+        def broken() -> int:
+            raise RuntimeError("broken")
+
+        known: dict[str, Callable[..., Any]] = {"add": add, "count": count, "broken": broken}
+        return [known[name] for name in names]
+
     def _outcome(self, step: dict[str, Any]) -> None:
         call = step["outcome"]
         try:
@@ -147,7 +178,8 @@ class PythonClient(Routers):
                 prediction = self._jobs[call].result(PATIENCE_S)
                 found, attempt = prediction.outputs, prediction.attempt
         except DspymqError as error:
-            said = {"code": str(error.code), "reason": error.reason}
+            code = error.code if error.code in Code.__members__ else type(error).default_code
+            said = {"code": str(code), "reason": error.reason}
             wanted = {name: step[name] for name in ("code", "reason") if name in step}
             self._memory.match(wanted, said, "the outcome")
             return

@@ -207,6 +207,7 @@ def _workers() -> Iterator[Example]:
         "attempt": 1,
         "digest": DIGEST,
         "state": "done",
+        "lane": "batch",
         "seq": 3,
         "left_ms": 29000,
     }
@@ -294,7 +295,9 @@ def _with_unknown(value: Any, name: str = "") -> Any:
         return [_with_unknown(each, name) for each in value]
     if not isinstance(value, dict):
         return value
-    found = {key: value[key] if key in ("details", "trace", "slots") else _with_unknown(value[key], key) for key in value}
+    found = {
+        key: value[key] if key in ("details", "trace", "slots") else _with_unknown(value[key], key) for key in value
+    }
     return found if name == "models" else {**found, "later": None}
 
 

@@ -86,7 +86,9 @@ def _integer(value: int, form: Form) -> bytes:
     for bits, unsigned_head, signed_head, code in _WIDTHS:
         fits = -(1 << bits - 1) <= value < 1 << bits - 1 if signed else value < 1 << bits
         if bits >= form.integer and fits:
-            return bytes([signed_head if signed else unsigned_head]) + struct.pack(code if signed else code.upper(), value)
+            return bytes([signed_head if signed else unsigned_head]) + struct.pack(
+                code if signed else code.upper(), value
+            )
     raise ValueError(f"{value} has no 64-bit form")
 
 

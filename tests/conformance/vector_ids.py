@@ -33,10 +33,12 @@ def digests() -> Fields:
     for name, program, revision, profile, body in submits:
         names: Fields = {"program": program, "revision": revision, "profile": profile}
         given = {key: value for key, value in names.items() if value is not None}
-        rows.append({"name": name, **given, "body": pieces([body])[0], "digest": digest(program, revision, profile, body)})
+        rows.append(
+            {"name": name, **given, "body": pieces([body])[0], "digest": digest(program, revision, profile, body)}
+        )
     return {
-        "about": "The digest of a submit: SHA-256 over program, revision, profile and body, each preceded by its length "
-        "as 8 octets, big-endian; the first 16 octets in lower-case hexadecimal.",
+        "about": "The digest of a submit: SHA-256 over program, revision, profile and body, each preceded by its "
+        "length as 8 octets, big-endian; the first 16 octets in lower-case hexadecimal.",
         "rules": ["R-5.2"],
         "digests": rows,
     }
@@ -64,8 +66,8 @@ def ids() -> Fields:
     uuids.append(((1 << 48) - 1, "ffffffff-ffff-7fff-bfff-ffffffffffff"))
     leases = [f"{epoch}-{number:012d}" for epoch, number in _leases()]
     return {
-        "about": "Identifiers: which texts are ids (as `job` of a submit, for example), UUIDs of version 7 with the Unix "
-        "time in milliseconds that they begin with, and leases in their order.",
+        "about": "Identifiers: which texts are ids (as `job` of a submit, for example), UUIDs of version 7 with the "
+        "Unix time in milliseconds that they begin with, and leases in their order.",
         "rules": ["R-2.12", "R-6.1", "R-8.1"],
         "valid": valid,
         "invalid": [{"why": why, "id": text} for why, text in invalid.items()],
@@ -81,4 +83,3 @@ def ids() -> Fields:
 def _leases() -> list[tuple[str, int]]:
     later = "017f22e2-79b1-7000-8000-000000000000"
     return [(EPOCH, 1), (EPOCH, 2), (EPOCH, 10), (EPOCH, 999999999999), (later, 1), (later, 11)]
-

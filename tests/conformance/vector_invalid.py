@@ -178,7 +178,13 @@ def _fields() -> Iterator[Fields]:
         header = {key: value for key, value in {**SUBMIT, **change}.items() if value is not None}
         rules = "R-2.8 R-4.6" if name == "want-unknown-word" else "R-2.8"
         yield _header(f"submit-{name}", rules, header, "bad_header", "clients", **job)
-    for name, text in {"empty": "", "newline": "a\n", "control": "a\x1f", "delete": "a\x7f", "not-ascii": "café"}.items():
+    for name, text in {
+        "empty": "",
+        "newline": "a\n",
+        "control": "a\x1f",
+        "delete": "a\x7f",
+        "not-ascii": "café",
+    }.items():
         yield _header(f"job-{name}", "R-2.12", {**SUBMIT, "job": text}, "bad_header", "clients", job=text)
     yield _header("job-65-characters", "R-2.12 R-2.11", {**SUBMIT, "job": "j" * 65}, "bad_header", "clients")
     yield _header("job-integer", "R-2.12 R-2.11", {**SUBMIT, "job": 7}, "bad_header", "clients")
@@ -211,6 +217,8 @@ def _fields() -> Iterator[Fields]:
         "usage-negative": {"usage": {"calls": -1}},
         "usage-tokens-float": {"usage": {"calls": 1, "models": {"m": {"input_tokens": 1.0}}}},
         "usage-cost-text": {"usage": {"calls": 1, "models": {"m": {"cost": "1"}}}},
+        "usage-cost-negative": {"usage": {"calls": 1, "models": {"m": {"cost": -0.5}}}},
+        "usage-cost-infinite-in-effect": {"usage": {"calls": 1, "models": {"m": {"cost": 1e300}}}},
         "usage-cost-nan": {"usage": {"calls": 1, "models": {"m": {"cost": NAN}}}},
         "message-4097-characters": {"message": "m" * 4097},
     }.items():
@@ -230,7 +238,9 @@ def _sizes() -> Iterator[Fields]:
     large = bytes(body + 1)
     submit = [TAG, write(SUBMIT), large]
     yield _case("body-over-the-limit", "R-2.17", submit, "body_too_large", ("clients",), job=JOB)
-    yield _case("result-over-the-limit", "R-2.17", [TAG, write(RESULT), large], "body_too_large", ("workers",), lease=LEASE)
+    yield _case(
+        "result-over-the-limit", "R-2.17", [TAG, write(RESULT), large], "body_too_large", ("workers",), lease=LEASE
+    )
     bad = [TAG, write({**SUBMIT, "timeout_ms": 0}), large]
     yield _case("bad-header-before-large-body", "R-2.11", bad, "bad_header", ("clients",), job=JOB)
     welcome = next(each.header for each in examples() if each.header["t"] == "welcome")

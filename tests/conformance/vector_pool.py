@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from dspymq.protocol import worker_codec
 from tests.conformance.vector_client import Routers
 from tests.lm import ScriptedLM
 from tests.processes import Process, clean_environ, running
@@ -18,7 +19,7 @@ class PythonPool(Routers):
     """The pool under test and its broker; each transcript begins with another broker at the same address."""
 
     def __init__(self) -> None:
-        super().__init__(["b"])
+        super().__init__(["b"], worker_codec())
         self.process: Process | None = None
 
     def begin(self) -> None:
@@ -43,7 +44,7 @@ def running_worker() -> Iterator[PythonPool]:
         numbers = ["--processes", "1", "--concurrency", "2", "--name", "under-test"]
         command = ["worker", TARGET, "--broker", pool.addresses["b"], *numbers]
         try:
-            with running("worker", command, clean_environ(lm)) as process:
+            with running("worker", command, clean_environ(lm, {"DSPYMQ_WORKER_GRACE_MS": "500"})) as process:
                 pool.process = process
                 yield pool
         finally:

@@ -3,10 +3,14 @@
 import asyncio
 import json
 import os
+from typing import Any
 
 import dspy
 
-__all__ = ["die", "echo", "fail", "large", "nap", "story"]
+from dspymq.worker.executor.progress import report_progress
+from dspymq.worker.executor.tools import ToolError, client_tools
+
+__all__ = ["consult", "die", "echo", "fail", "large", "nap", "steps", "story"]
 
 
 class Echo(dspy.Module):
@@ -58,4 +62,29 @@ class Story(dspy.Module):
         return await self.say.acall(question=question)
 
 
-die, echo, fail, large, nap, story = Die(), Echo(), Fail(), Large(), Nap(), Story()
+class Steps(dspy.Module):
+    """Tells how far it is."""
+
+    async def aforward(self, to: int) -> dspy.Prediction:
+        for done in range(1, to + 1):
+            report_progress(done, to)
+            await asyncio.sleep(0.02)
+        return dspy.Prediction(to=to)
+
+
+class Consult(dspy.Module):
+    """Calls a tool of the client so many times, one after the other."""
+
+    async def aforward(self, tool: str, args: dict[str, Any], times: int) -> dspy.Prediction:
+        tools = {each.name: each for each in client_tools()}
+        values: list[Any] = []
+        for _ in range(times):
+            try:
+                values.append(await tools[tool].acall(**args))
+            except ToolError:
+                values.append("failed")
+        return dspy.Prediction(values=values)
+
+
+consult, die, echo, fail = Consult(), Die(), Echo(), Fail()
+large, nap, steps, story = Large(), Nap(), Steps(), Story()

@@ -97,13 +97,12 @@ class Transcript:
         return self.peer(name, "one-shot")
 
 
-class Peer:
+class Side:
     """Writes the steps of one peer."""
 
     def __init__(self, transcript: Transcript, name: str) -> None:
         self._transcript = transcript
         self.name = name
-        self.worker = name
 
     def add(self, **step: Any) -> Self:
         """A step of this peer as it stands in the file."""
@@ -115,7 +114,9 @@ class Peer:
         header = {"t": t, **{name: value for name, value in fields.items() if value is not None}}
         return self.add(send=header, body=body)
 
-    def expect(self, t: str, body: Any = None, *, within: int | None = None, after: int | None = None, **f: Any) -> Self:
+    def expect(
+        self, t: str, body: Any = None, *, within: int | None = None, after: int | None = None, **f: Any
+    ) -> Self:
         """The next message: these fields at least, and this body if one is given."""
         return self.add(expect={"t": t, **f}, body=body, within_ms=within, not_before_ms=after)
 
@@ -142,6 +143,14 @@ class Peer:
     def silent(self) -> Self:
         """From now on nothing is sent by itself: neither `pong` nor `ping`."""
         return self.add(silent=True)
+
+
+class Peer(Side):
+    """Writes the steps of a client or worker of a broker under test."""
+
+    def __init__(self, transcript: Transcript, name: str) -> None:
+        super().__init__(transcript, name)
+        self.worker = name
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
@@ -176,7 +185,9 @@ class Peer:
     def ready(self, slots: int = 1, body: Any = None, **fields: Any) -> Self:
         """Say what is offered: qa at r1, in the lane `default`, unless fields say otherwise."""
         offers = [{"name": "qa", "revision": "r1"}]
-        return self.send("ready", body, **{"worker": self.worker, "slots": {"default": slots}, "programs": offers, **fields})
+        return self.send(
+            "ready", body, **{"worker": self.worker, "slots": {"default": slots}, "programs": offers, **fields}
+        )
 
     def dispatch(self, job: str, label: str | None = None, body: Any = None, **fields: Any) -> Self:
         """The next message is this job's dispatch; its lease and digest are remembered."""

@@ -136,6 +136,31 @@ def test_a_pool_frozen_past_its_death_gives_no_second_end(answered_while_frozen:
         assert [lm.job(f"f{n}").requests for n in range(3)] == [2, 2, 2]
 
 
+def test_a_pool_that_was_dead_starts_nothing_of_what_waited_for_it() -> None:
+    """Dispatches that came while it stood still lie in its socket: by now those jobs run elsewhere."""
+    with (
+        ScriptedLM() as lm,
+        running_broker(environ=QUICK) as broker,
+        running_pool(broker, targets=[PROGRAMS], lm=lm, name="frozen", concurrency=3) as pool,
+        Client(broker.clients) as client,
+    ):
+        with frozen(pool.pid):
+            jobs = [client.submit("qa", {"question": f"#job=w{n} #hang"}, timeout_s=60) for n in range(3)]
+            wait_until(lambda: pool.row()["in_flight"].get("default") == 3, 5.0, "the dispatches")
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(running_pool(broker, targets=[PROGRAMS], lm=lm, name="awake", concurrency=3))
+                for n in range(3):
+                    lm.wait_open(f"w{n}")
+                os.kill(pool.pid, signal.SIGCONT)
+                wait_until(lambda: pool.row().get("state") == "ready", 10.0, "the thawed pool")
+                # It has room, and serves; but none of what it was told before.
+                for n in range(4):
+                    assert client.call("qa", question=f"later {n}").answer == expected_answer("answer", f"later {n}")
+                lm.release()
+                assert [job.result(PATIENCE_S).attempt for job in jobs] == [2] * 3
+        assert [lm.job(f"w{n}").requests for n in range(3)] == [1] * 3
+
+
 def test_a_frozen_executor_gets_no_jobs_and_goes_on_where_it_was(system: System) -> None:
     job = system.client.submit("qa", {"question": "#job=iced #hang"}, watch=["started"], timeout_s=60)
     system.lm.wait_open("iced")

@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,7 +134,7 @@ class JobRunner:
                 returned = await self._call(prepared, context)
                 body = self._finish(prepared.program, returned, stream)
         except BaseException as error:
-            failure = classify(error, self._lms.secrets)
+            failure = _classified(error, self._lms.secrets)
             if failure.reason in ("program_error", "internal") and token.cause is None:
                 _log(job.program, failure.reason, error)
         finally:
@@ -227,7 +227,8 @@ def _called_in_thread(module: Any, arguments: dict[str, Any], context: JobContex
         raise JobStopped
     try:
         return module(**arguments)
-    except (SystemExit, KeyboardInterrupt) as error:
+    except (SystemExit, KeyboardInterrupt, StopIteration) as error:
+        # StopIteration cannot be set on a Future: whoever waits for it would wait for ever.
         raise JobError("program_error", f"the program raised {type(error).__name__}") from error
 
 
@@ -268,6 +269,14 @@ def _map_of(body: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise JobError("invalid_body", f"`{key}` must be a map, not {type(value).__name__}")
     return value
+
+
+def _classified(error: BaseException, secrets: Collection[str]) -> Failure:
+    try:
+        return classify(error, secrets)
+    except Exception:
+        # An error whose own text cannot be read.
+        return Failure("program_error", f"the program raised {type(error).__name__}")
 
 
 def _log(program: str, reason: str, error: BaseException) -> None:

@@ -112,6 +112,8 @@ def _from_environment() -> State | None:
     os.environ.pop(VARIABLE, None)
     process.set_signals()
     process.die_with_parent(spec.parent_pid)
+    # A program may have closed stderr: a line that cannot be written must not become an error of a job.
+    logging.raiseExceptions = False
     if not logging.getLogger().handlers:
         form = "%(asctime)s %(levelname)s %(name)s %(message)s"
         logging.basicConfig(level=spec.log_level.upper(), format=form)

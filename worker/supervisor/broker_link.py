@@ -69,9 +69,9 @@ class BrokerLink:
         self._told: str | None = None
 
     @property
-    def dead_ms(self) -> int:
-        """The silence that ends a session."""
-        return self._session.dead_ms
+    def stall_ms(self) -> int:
+        """A stop of our own that may have cost the session."""
+        return self._session.stall_ms
 
     def next_ms(self) -> int:
         """When `tick` is due."""

@@ -185,7 +185,7 @@ class Pool:
         now_ms = clock_ms()
         gap_ms = now_ms - self._last_ms
         self._last_ms = now_ms
-        if gap_ms > self._link.dead_ms:
+        if gap_ms > self._link.stall_ms:
             log.warning("pool.own_stall stopped_ms=%s", gap_ms)
             # Before whatever woke us: a dispatch that waited may run elsewhere by now.
             self._events.append(ev.OwnStall())

@@ -96,6 +96,11 @@ class Session:
         """The broker of this, or the next, attempt."""
         return self._addresses[self._index]
 
+    @property
+    def stall_ms(self) -> int:
+        """A stop of our own that may have cost the session: the broker may have heard us a whole ping before it."""
+        return self.dead_ms - self._ping_ms
+
     def next_ms(self) -> int:
         """When `tick` is due."""
         if self.phase is Phase.UP:

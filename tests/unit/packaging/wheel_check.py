@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def expected() -> set[str]:
     """Paths in the wheel that git's files call for."""
-    package_dir = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -25,12 +25,19 @@ def expected() -> set[str]:
         check=True,
     ).stdout.split()
     found = set()
-    for package, folder in package_dir.items():
+    for package, folder in setuptools["package-dir"].items():
+        data = setuptools["package-data"].get(package, [])
         for name in tracked:
             path = Path(name)
-            if path.is_relative_to(folder) and (path.suffix == ".py" or path.name == "py.typed"):
-                found.add("/".join((*package.split("."), *path.relative_to(folder).parts)))
+            if path.is_relative_to(folder) and (ROOT / path).is_file():
+                inside = path.relative_to(folder)
+                if path.suffix == ".py" or any(_matches(inside, pattern) for pattern in data):
+                    found.add("/".join((*package.split("."), *inside.parts)))
     return found
+
+
+def _matches(path: Path, pattern: str) -> bool:
+    return path.match(pattern) and len(path.parts) == len(Path(pattern).parts)
 
 
 def difference(wheel: Path) -> tuple[set[str], set[str]]:

@@ -71,9 +71,7 @@ class Codec(Generic[M]):
         unknown_type, wrong_endpoint or body_too_large.
         """
         if not 2 <= len(frames) <= 3 or frames[0] != TAG:
-            problem = _bad_frames(frames)
-            # The form of `error` is the same in all versions.
-            raise _with_ids(problem, frames[1]) if len(frames) > 1 and frames[0][:3] == TAG[:3] else problem
+            raise _bad_frames(frames)
         header = frames[1]
         body = frames[2] if len(frames) == 3 else b""
         if len(header) > self._limits.max_header_bytes:
@@ -82,8 +80,10 @@ class Codec(Generic[M]):
         message = self._decode_header(header)
         if len(body) > self._limits.max_body_bytes:
             limit = self._limits.max_body_bytes
-            problem = ProtocolError("body_too_large", f"the body has {len(body)} bytes, the limit is {limit}")
-            raise _with_ids(problem, header)
+            # Not by way of a local name: an error that is a local of its own traceback is a cycle, and holds the body.
+            raise _with_ids(
+                ProtocolError("body_too_large", f"the body has {len(body)} bytes, the limit is {limit}"), header
+            )
         return message, body
 
     def _decode_header(self, header: bytes) -> M:
@@ -150,6 +150,12 @@ def _has_free_form(message: Any) -> bool:
 
 
 def _bad_frames(frames: Sequence[bytes]) -> ProtocolError:
+    """What is wrong with the frames; the form of a header is the same in all versions, so its ids are read."""
+    problem = _problem_of(frames)
+    return _with_ids(problem, frames[1]) if len(frames) > 1 and frames[0][:3] == TAG[:3] else problem
+
+
+def _problem_of(frames: Sequence[bytes]) -> ProtocolError:
     tag = frames[0] if frames else b""
     if len(tag) == 4 and tag.startswith(b"DJP") and tag != TAG:
         shown = tag.decode("ascii", "replace")

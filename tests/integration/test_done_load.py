@@ -8,6 +8,7 @@ import pytest
 from dspymq import AsyncClient, Client
 from tests.faults.system import PATIENCE_S, System, running_system
 from tests.lm import expected_answer
+from tests.processes import wait_until
 
 CALLS = 500
 SLOTS = 32
@@ -66,18 +67,22 @@ def test_500_calls_of_50_clients_at_once(system: System) -> None:
 def test_a_client_with_500_calls_does_not_keep_another_waiting(system: System) -> None:
     """Fairness: the newcomer's one call is served before the flood that was there first is half done."""
     lm = system.lm
-    lm.script(delay_ms=20)
-    try:
-        jobs = [system.client.submit("qa", {"question": f"flood {n}"}, timeout_s=PATIENCE_S) for n in range(CALLS)]
-        lm.wait_for(lambda: lm.open == SLOTS)
-        with Client(system.broker.clients, name="newcomer") as newcomer:
-            newcomer.call("qa", question="May I?")
-            done = sum(job.done() for job in jobs)
-        assert done < CALLS // 2
-        for job in jobs:
+    lm.script(hang=True)
+    jobs = [system.client.submit("qa", {"question": f"flood {n}"}, timeout_s=PATIENCE_S) for n in range(CALLS)]
+    lm.wait_for(lambda: lm.open == SLOTS)
+    with Client(system.broker.clients, name="newcomer") as newcomer:
+        job = newcomer.submit("qa", {"question": "May I?"}, watch=["accepted"])
+        wait_until(lambda: job.status == "queued", 10.0, "its place in the queue")
+        lm.script(hang=False, delay_ms=10)
+        lm.release()
+        try:
             job.result(PATIENCE_S)
-    finally:
-        lm.script(delay_ms=0)
+            done = sum(job.done() for job in jobs)
+            for flood in jobs:
+                flood.result(PATIENCE_S)
+        finally:
+            lm.script(delay_ms=0)
+    assert done < CALLS // 2
 
 
 def test_after_all_that_the_broker_holds_no_job(system: System) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 from typing import Any, get_args
 
@@ -264,3 +266,27 @@ def test_we_never_write_what_breaks_the_profile(details: Any) -> None:
 def test_ids_are_1_to_64_printable_ascii(text: str) -> None:
     with pytest.raises(ProtocolError):
         CLIENT.decode([TAG, msgpack.packb({"t": "cancel", "job": text})])
+
+
+def test_refusals_leave_no_cycles() -> None:
+    """Else each would hold its message, of up to 128 MiB, until the garbage collector looks."""
+    codec = client_codec()
+    refused = [
+        [b"x" * 1_000, b"", b"DJP1", b"y"],
+        [b"DJP2", b"\x80"],
+        [b"DJP1"],
+        [b"DJP1", b"x" * 100_000],
+        [b"DJP1", b"\x81\xa1t\x05", b"z"],
+        [b"DJP1", b"\x81\xa1t\xa1x", b"z"],
+        [b"DJP1", b"\x82\xa1t\xa4ping\xa1x\xd4\x01\x00", b"z"],
+        [b"DJP1", b"\x81\xa1t\xa4ping", bytes(17 * 1024 * 1024)],
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        for frames in refused:
+            with contextlib.suppress(ProtocolError):
+                codec.decode(frames)
+            assert gc.collect() == 0, frames[:2]
+    finally:
+        gc.enable()

@@ -16,7 +16,7 @@ from tests.conformance.vector_match import Memory, Mismatch, body_frame, frame, 
 TAG: Final = b"DJP1"
 OWN_PINGS: Final = 1 << 50
 """Numbers of pings that only keep a session alive, or show that a peer was heard, begin here."""
-PATIENCE_MS: Final = 10_000
+PATIENCE_MS: Final = 25_000
 
 Step = dict[str, Any]
 

@@ -156,7 +156,7 @@ class Broker:
             if late_ms > stall_ms:
                 log.warning("broker_stalled for_ms=%d", late_ms)
                 self._catch_up()
-                self._handle(ev.Stalled())
+                self._handle(ev.Stalled(late_ms))
             last_ms = monotonic_ms()
             self._handle(ev.Tick())
 

@@ -47,7 +47,8 @@ class Adoption:
 
     def park(self, job: Job) -> None:
         """The job was sent to another broker before: give the worker that may have it time to say so."""
-        self._machine.parked.set(job, self._context.now_ms + self._settings.adopt_ms)
+        job.adopt_until_ms = self._context.now_ms + self._settings.adopt_ms
+        self._machine.parked.set(job, job.adopt_until_ms)
 
     def adopt(self, worker: Worker, held: w.Held) -> Lease | None:
         """HELD under a lease that this broker does not know. The lease if the worker shall go on with it.
@@ -62,7 +63,7 @@ class Adoption:
             if key in self._store.tombstones or digest is None or self._bounds.full(UNCLAIMED, 0) is not None:
                 return None
             job = self._unclaimed(key, digest, held)
-        elif job.digest != digest or self._machine.action(job, JobEvent.HELD) is not Action.ADOPT:
+        elif held.lease in job.given_back or job.digest != digest or self._machine.action(job, JobEvent.HELD) is not Action.ADOPT:
             return None
         elif job.lease is not None:
             if held.lease <= job.lease.lease:
@@ -83,10 +84,14 @@ class Adoption:
             job.deadline_ms = self._context.now_ms + submit.timeout_ms
             if job.state is not State.CANCELLING:
                 self._machine.timers.set(job, job.deadline_ms)
+            if submit.known_epoch not in (None, self._context.epoch):
+                # What was reported may be an older attempt than another worker still has.
+                job.adopt_until_ms = self._context.now_ms + self._settings.adopt_ms
             before.jobs -= 1
             after.jobs += 1
             if job.lease is not None:
                 self._scheduler.move_slot(before, after)
+                job.lease.flow = after
             job.flow = after
             self._scheduler.release_flow(before)
         else:
@@ -106,7 +111,7 @@ class Adoption:
         elif job.submit.fail_fast and self._fleet.missing(need):
             self._machine.end(job, ends.NO_WORKER)
         else:
-            self._machine.queue(job, need)
+            self._machine.queue(job, need._replace(prefer=job.prefer, avoid=job.avoid))
 
     def _unclaimed(self, key: JobKey, digest: bytes, held: w.Held) -> Job:
         """A job as its worker reports it: no inputs, no client, kept for orphan_ms."""

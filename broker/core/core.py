@@ -126,12 +126,13 @@ class BrokerCore:
             self.workers.say_bye(worker, "slow_consumer")
 
     def _tick(self, _: ev.Tick) -> None:
-        self.machine.tick()
-        self.adoption.tick()
+        # Who is gone is known first: nothing is given to a worker that is lost in the same turn.
         self._judge_silence()
         self.workers.lose_absent()
+        self.machine.tick()
+        self.adoption.tick()
 
-    def _stalled(self, _: ev.Stalled) -> None:
+    def _stalled(self, event: ev.Stalled) -> None:
         # What peers said meanwhile may still be on its way through ZeroMQ, and those that missed us are reconnecting.
         now_ms = self.context.now_ms
         for client in self.context.clients.values():
@@ -139,6 +140,9 @@ class BrokerCore:
         for session in self.context.workers.values():
             session.heard_ms = now_ms
         self.workers.forgive_absence()
+        # The same for workers that may hold a job of an earlier broker, and for clients that may come back.
+        self.machine.parked.shift(event.for_ms, now_ms + self.settings.adopt_ms)
+        self.machine.orphans.shift(event.for_ms, now_ms + self.settings.orphan_ms)
 
     def _judge_silence(self) -> None:
         """Lose who was silent for dead_ms; ping whom we have told nothing for ping_ms."""
@@ -149,10 +153,11 @@ class BrokerCore:
                 self.clients.lost(client)
             elif now_ms - client.sent_ms >= settings.client_ping_ms:
                 context.to_client(client, Ping(n=now_ms))
-        for worker in list(context.workers.values()):
-            if now_ms - worker.heard_ms >= settings.worker_dead_ms:
-                self.workers.lost(worker)
-            elif now_ms - worker.sent_ms >= settings.worker_ping_ms:
+        self.workers.lost(
+            *[worker for worker in context.workers.values() if now_ms - worker.heard_ms >= settings.worker_dead_ms]
+        )
+        for worker in context.workers.values():
+            if now_ms - worker.sent_ms >= settings.worker_ping_ms:
                 context.to_worker(worker, Ping(n=now_ms))
 
     def _shutdown(self, _: ev.Shutdown) -> None:

@@ -76,7 +76,12 @@ class RoundOver(NamedTuple):
 
 
 class Stalled(NamedTuple):
-    """The broker itself stood still (suspend, SIGSTOP) and has drained its sockets since: silence proves nothing."""
+    """The broker itself stood still (suspend, SIGSTOP) for `for_ms`, and has drained its sockets since.
+
+    The silence of others in that time proves nothing.
+    """
+
+    for_ms: int = 0
 
 
 class Tick(NamedTuple):

@@ -41,7 +41,7 @@ POISON = End(Code.ABORTED, "poison", "this job ended two processes that ran it a
 class Lease:
     """One attempt of a job on one worker. It holds a slot from dispatch until it is settled or its worker is lost."""
 
-    __slots__ = ("attempt", "job", "lane", "lease", "revision", "size", "worker")
+    __slots__ = ("attempt", "flow", "job", "lane", "lease", "revision", "size", "worker")
 
     def __init__(self, lease: str, job: Job, attempt: int, worker: Worker, lane: str, revision: str) -> None:
         self.lease = lease
@@ -51,6 +51,8 @@ class Lease:
         self.lane = lane
         self.revision = revision
         self.size = job.size
+        self.flow = job.flow
+        """Whose slot it takes: the job may become another's while a fenced lease still has one."""
 
     @property
     def current(self) -> bool:
@@ -62,6 +64,7 @@ class Job:
     """One job. `submit` is replaced on re-attachment (want, window, on_disconnect); the body goes at the end."""
 
     __slots__ = (
+        "adopt_until_ms",
         "attempt",
         "avoid",
         "body",
@@ -73,6 +76,7 @@ class Job:
         "digest",
         "end",
         "flow",
+        "given_back",
         "inputs_known",
         "isolate",
         "key",
@@ -107,6 +111,8 @@ class Job:
         self.created_ms = now_ms
         self.queued_since_ms = now_ms
         self.queued_ms = 0
+        self.adopt_until_ms = 0
+        """Until then a worker may report that it runs this job for an earlier broker: it is not begun again."""
         self.attempt = 0
         self.charged = 0
         self.refunds = 0
@@ -115,6 +121,8 @@ class Job:
         """The revision of an earlier attempt: the next one stays there while a worker has it."""
         self.avoid: frozenset[tuple[str, int]] = frozenset()
         """Workers that gave it back, each until its next `ready` (see `Need`)."""
+        self.given_back: frozenset[str] = frozenset()
+        """Leases that were released: a worker that does not know that it was heard reports them again."""
         self.isolate = False
         self.inputs_known = True
         """False while the job is known only from a worker that holds it, until a submit brings its inputs."""

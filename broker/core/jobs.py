@@ -99,8 +99,12 @@ class JobMachine:
         self._attach_to(job, session)
         if job.lease is not None and job.state is not State.CANCELLING:
             self.show(job.lease)
-        elif job.queue is not None and need_of(job.submit).features != job.queue.need.features:
-            # Not every worker can give what is wanted now.
+        elif (
+            job.queue is not None
+            and job.deadline_ms > self._context.now_ms
+            and need_of(job.submit).features != job.queue.need.features
+        ):
+            # Not every worker can give what is wanted now. (A job whose time is over ends after it was accepted.)
             need = job.queue.need._replace(features=need_of(job.submit).features)
             job.queued_ms += self._context.now_ms - job.queued_since_ms
             self._scheduler.remove(job)
@@ -145,6 +149,7 @@ class JobMachine:
         event = JobEvent.RELEASED_STARTED if started else JobEvent.RELEASED_UNSTARTED
         action = self.action(job, event)
         self._settle_lease(lease)
+        job.given_back |= {lease.lease}
         if action is Action.END:
             self._end_as_stopped(job)
         elif action is Action.REFUND:
@@ -182,8 +187,8 @@ class JobMachine:
     def settle_fenced(self, lease: Lease) -> None:
         """A lease that is no longer current gives its slot back: its worker answered, or no longer has it."""
         lease.worker.remove(lease)
-        self._scheduler.gave_slot(lease.job.flow)
-        self._scheduler.release_flow(lease.job.flow)
+        self._scheduler.gave_slot(lease.flow)
+        self._scheduler.release_flow(lease.flow)
         self.fill(lease.worker)
 
     def cancel(self, job: Job, end: End = ends.CANCELLED) -> Action:
@@ -312,7 +317,7 @@ class JobMachine:
     def _settle_lease(self, lease: Lease) -> None:
         lease.job.lease = None
         lease.worker.remove(lease)
-        self._scheduler.gave_slot(lease.job.flow)
+        self._scheduler.gave_slot(lease.flow)
 
     def _refund(self, job: Job, *, avoid: Worker | None) -> None:
         """The attempt never began: queue the job again, free of charge a few times, away from who gave it back."""
@@ -350,7 +355,16 @@ class JobMachine:
             self._queue_again(job)
 
     def _queue_again(self, job: Job) -> None:
-        """At the head: at the revision of an earlier attempt, while a worker has it, and away from who gave it back."""
+        """At the head: at the revision of an earlier attempt, while a worker has it, and away from who gave it back.
+
+        What was adopted and came to nothing first waits, like any job of an earlier broker, for other workers' reports.
+        """
+        now_ms = self._context.now_ms
+        if now_ms < job.adopt_until_ms:
+            job.state = State.QUEUED
+            job.queued_since_ms = now_ms
+            self.parked.set(job, job.adopt_until_ms)
+            return
         self.queue(job, need_of(job.submit)._replace(prefer=job.prefer, avoid=job.avoid), at_head=True)
 
     def _vanishes(self, job: Job) -> bool:

@@ -43,6 +43,11 @@ class Timers(Generic[K]):
         if bucket is not None:
             self._buckets.get(bucket, {}).pop(key, None)
 
+    def shift(self, ms: int, latest_ms: int) -> None:
+        """Let every timer fire so much later, but not after `latest_ms`."""
+        for key, bucket in list(self._bucket_of.items()):
+            self.set(key, min(bucket * GRANULARITY_MS + ms, latest_ms))
+
     def due(self, now_ms: int) -> Iterator[K]:
         """Take out every timer that is due, earliest first; one that is cancelled meanwhile does not fire."""
         while self._order and self._order[0] * GRANULARITY_MS <= now_ms:

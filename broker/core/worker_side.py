@@ -94,12 +94,17 @@ class WorkerSide:
             self._context.emit("worker.away", worker=worker.name)
             worker.lost_at_ms = session.heard_ms + self._context.settings.worker_dead_ms
 
-    def lost(self, session: WorkerSession) -> None:
-        """Silence, or a bye: the worker and all its leases are lost, and nobody is to blame."""
-        worker = session.worker
-        self._end_session(session)
-        if worker is not None and worker.session is None:
-            self._lose(worker)
+    def lost(self, *sessions: WorkerSession) -> None:
+        """Silence, or a bye: the workers and all their leases are lost, and nobody is to blame.
+
+        All at once, so that the jobs of one do not go to another that is as lost, and use up their attempts there.
+        """
+        for session in sessions:
+            self._end_session(session)
+        for session in sessions:
+            worker = session.worker
+            if worker is not None and worker.session is None:
+                self._lose(worker)
 
     def forgive_absence(self) -> None:
         """Workers that could not come back while the broker stood still have `dead_ms` from now on."""

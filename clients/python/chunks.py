@@ -50,8 +50,9 @@ class TextStream:
         With `anew`, to a broker that may know nothing of it: then the job begins again, and that broker counts
         attempts and chunks from the start.
         """
+        # Sent again and again, before anything came: what the first of these brokers knew nothing of is still to begin.
+        self._anew = anew or (self._anew and self._rejoining)
         self._rejoining = True
-        self._anew = anew
 
     def take(self, message: ChunkMessage, fields: dict[str, Any]) -> list[Chunk]:
         """The chunks to hand to the reader for this message: one a field, none if it is stale."""

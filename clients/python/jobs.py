@@ -53,13 +53,14 @@ class Job:
     """One open job; changed only by its JobBook."""
 
     __slots__ = (
-        "before_epoch",
+        "before_epochs",
         "body",
         "cancelling",
         "deadline_ms",
         "id",
-        "known_epoch",
+        "last_epoch",
         "message",
+        "other_epoch",
         "overdue",
         "reached",
         "refusals",
@@ -74,8 +75,11 @@ class Job:
         self.message = opened.message
         self.body = opened.body
         self.deadline_ms = now_ms + opened.timeout_ms
-        self.known_epoch: str | None = UNKNOWN_EPOCH if opened.resume else None
-        self.before_epoch: str | None = self.known_epoch
+        self.last_epoch: str | None = UNKNOWN_EPOCH if opened.resume else None
+        """Under which it was last sent."""
+        self.other_epoch: str | None = None
+        """The last one but that: a worker may hold the job for that broker, whether or not this one has got it."""
+        self.before_epochs: tuple[str | None, str | None] = (self.last_epoch, self.other_epoch)
         self.sent = False
         """Sent in the present session, and not refused."""
         self.reached = False
@@ -145,7 +149,7 @@ class JobBook:
         job.cancelling = True
         if job.sent:
             self._emit(Send(Cancel(job=job.id)))
-        elif job.known_epoch is None and not job.attaches:
+        elif job.last_epoch is None and not job.attaches:
             self._end(job, exceptions.Cancelled("cancelled before it was sent", reason="cancelled", job=job.id))
             return
         if not job.overdue:
@@ -251,7 +255,7 @@ class JobBook:
             self._end(job, refusal)
             return
         # Refused means that nothing was made: what an earlier broker knows of the job is what counts again.
-        job.known_epoch = job.before_epoch
+        job.last_epoch, job.other_epoch = job.before_epochs
         job.sent = False
         job.waits_retry = True
         job.refusals += 1
@@ -311,15 +315,21 @@ class JobBook:
             problem.job = job.id
             self._end(job, exceptions.from_protocol_error(problem))
             return
+        epoch = self._session.epoch
+        anew = job.last_epoch != epoch
+        job.before_epochs = (job.last_epoch, job.other_epoch)
+        if anew:
+            job.other_epoch = job.last_epoch
         message: Submit | Attach = job.message
         if isinstance(message, Submit):
             left_ms = max(1, job.deadline_ms - now_ms)
-            message = msgspec.structs.replace(message, timeout_ms=left_ms, known_epoch=job.known_epoch)
+            known_epoch = job.other_epoch or job.last_epoch
+            message = msgspec.structs.replace(message, timeout_ms=left_ms, known_epoch=known_epoch)
         if job.stream is not None and job.reached:
-            job.stream.rejoin(anew=job.known_epoch != self._session.epoch)
+            job.stream.rejoin(anew=anew)
         if job.tools is not None and job.reached:
-            job.tools.rejoin(anew=job.known_epoch != self._session.epoch)
-        job.before_epoch, job.known_epoch = job.known_epoch, self._session.epoch
+            job.tools.rejoin(anew=anew)
+        job.last_epoch = epoch
         job.sent = job.reached = True
         self._emit(Send(message, job.body))
         if job.cancelling:

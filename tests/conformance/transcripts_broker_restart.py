@@ -222,16 +222,16 @@ def _adopts() -> Iterator[Transcript]:
     w.result("stopping", "CANCELLED", reason="cancelled")
     c.done("stopping", "CANCELLED")
     yield t
-    about = "An adopted attempt takes a slot and is charged; the next one counts on from it."
-    t = Transcript("adopted-attempts-count", "R-8.8 R-6.5 R-6.24", about, max_attempts=2)
+    about = "An adopted attempt takes a slot and is charged; the next one counts on from it, after adopt_ms."
+    t = Transcript("adopted-attempts-count", "R-8.4 R-8.8 R-6.5 R-6.24", about, max_attempts=2, adopt_ms=1500)
     c, w = t.client(), t.worker(slots=None)
     c.submit("j", **AGAIN).submit("next")
     reports(w, held(attempt=4), keep=[1]).expect("attach", lease=lease()).nothing()
     says(w, "released", None, 1, None, started=True, cause="crash")
-    w.dispatch("j", attempt=5).released("j", started=True)
-    c.done("j", "UNAVAILABLE", reason="worker_lost", attempt=5)
     w.dispatch("next").result("next")
     c.done("next")
+    w.dispatch("j", attempt=5).released("j", started=True)
+    c.done("j", "UNAVAILABLE", reason="worker_lost", attempt=5)
     yield t
 
 

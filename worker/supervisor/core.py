@@ -187,6 +187,7 @@ class PoolCore:
     # -- the broker -------------------------------------------------------------------------------------------------
 
     def _session_up(self, event: ev.SessionUp) -> None:
+        self._work.forget_fenced()
         self._link.session_up(event.welcome)
 
     def _session_down(self, _: ev.SessionDown) -> None:

@@ -98,7 +98,8 @@ class Session:
 
     @property
     def stall_ms(self) -> int:
-        """A stop of our own that may have cost the session: the broker may have heard us a whole ping before it."""
+        """A pause of ours, or of the network, that may have cost the session: the broker may have heard us last a whole
+        ping before it began."""
         return self.dead_ms - self._ping_ms
 
     def next_ms(self) -> int:
@@ -126,7 +127,12 @@ class Session:
 
     def received(self, message: Any, now_ms: int, *, busy: bool) -> list[Step]:
         """A message came on the socket that is open."""
+        silent_ms = now_ms - self._heard_ms
         self._heard_ms = now_ms
+        if self.phase is Phase.UP and silent_ms > self.stall_ms:
+            # The connection was cut off, and the broker may have taken us for dead meanwhile: a dispatch that waited
+            # in the network may run elsewhere.
+            return self._lost(now_ms, f"silent for {silent_ms} ms until now")
         kind = type(message)
         if kind is Ping:
             self._sent_ms = now_ms

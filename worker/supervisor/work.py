@@ -82,6 +82,7 @@ class Work:
             return
         if lease.state is LeaseState.WAITING:
             self._alone.remove(lease)
+            lease.cancel_cause = cause
             self._end_unstarted(lease, cause)
             return
         context = self._context
@@ -134,6 +135,12 @@ class Work:
             self.cancel(lease.id, "fenced", self._context.settings.cancel_grace_ms)
         else:
             del self.leases[lease.id]
+
+    def forget_fenced(self) -> None:
+        """Another session begins: what nobody waits for any more must not be taken over by another broker."""
+        for lease in [lease for lease in self.leases.values() if lease.cancel_cause == "fenced"]:
+            if not lease.dropped:
+                self.drop(lease)
 
     def resume(self) -> None:
         """The broker and the pool agree again: send the ends that are held, and make streams whole."""

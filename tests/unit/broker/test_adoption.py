@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dspymq.broker.core import events as ev
 from dspymq.broker.core.store import digest_of
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import lease_id
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.messages import Bye, Error
-from tests.unit.broker.harness import CoreHarness
+from tests.unit.broker.harness import CoreHarness, ready
+from tests.unit.broker.harness import held as running
 
 C, W, W2 = b"client", b"worker", b"worker2"
 OLD_EPOCH = "018f0000-0000-7000-8000-000000000000"
@@ -167,9 +169,90 @@ def test_a_claimed_job_runs_again_when_its_worker_is_lost() -> None:
     h.client(C, submit(), BODY)
     h.join_worker(W2, "w2")
     h.wait(4_000, heard=(C, W2))
+    assert h.take(W2, w.Dispatch) == [], "another worker may still report a later attempt"
+    h.wait(1_500, heard=(C, W2))
     dispatch = h.one(W2, w.Dispatch)
     assert (dispatch.job, dispatch.attempt) == ("j1", 2)
     assert [body for m, body in h.log_of(W2) if isinstance(m, w.Dispatch)] == [BODY]
+
+
+def test_a_job_whose_adopted_attempt_is_given_back_waits_for_a_later_one() -> None:
+    h = CoreHarness()
+    h.join_client(C)
+    h.client(C, submit(), BODY)
+    h.join_worker(W, "w1", slots=2, held=[held()])
+    h.worker(W, w.Released(lease=held().lease, started=True, cause="crash"))
+    assert h.take(W, w.Dispatch) == [], "it is not run again while a later attempt may be reported"
+    later = held(n=2, attempt=2)
+    h.join_worker(W2, "w2", held=[later])
+    assert h.one(W2, w.Synced).keep == [later.lease]
+    h.wait(6_000, heard=(C, W, W2))
+    assert h.take(W, w.Dispatch) == h.take(W2, w.Dispatch) == []
+    answer(h, W2, later.lease)
+    assert h.one(C, c.Result).code == "OK"
+
+
+def test_a_claimed_job_leaves_the_slot_of_its_fenced_attempt_where_it_is() -> None:
+    """Else one flow would count a slot too many for ever, and another one too few."""
+    h = CoreHarness()
+    h.join_worker(W, "w1", held=[held()])
+    later = held(n=2, attempt=2)
+    h.join_worker(W2, "w2", held=[later])
+    assert h.one(W, w.Cancel).cause == "fenced"
+    h.join_client(C)
+    h.client(C, submit(), BODY)
+    answer(h, W, held().lease)
+    answer(h, W2, later.lease)
+    assert h.one(C, c.Result).code == "OK"
+    assert h.core.scheduler.flows == {}
+
+
+def test_workers_that_are_lost_together_do_not_use_up_the_attempts_of_a_job() -> None:
+    h = CoreHarness()
+    for number in range(4):
+        h.join_worker(b"w%d" % number, f"w{number}")
+    h.join_client(C)
+    h.client(C, c.Submit(job="j1", program="qa", timeout_ms=60_000), BODY)
+    h.wait(4_000, heard=(C,))
+    assert h.core.fleet.workers == {}
+    assert h.take(C, c.Result) == []
+    h.join_worker(W, "later")
+    assert h.one(W, w.Dispatch).attempt == 2
+
+
+def test_a_stall_of_the_broker_is_no_time_in_which_a_worker_could_report() -> None:
+    h = CoreHarness()
+    h.join_client(C)
+    h.join_worker(W2, "idle")
+    h.client(C, submit(), BODY)
+    h.now_ms += 20_000
+    h.event(ev.Stalled(20_000))
+    h.event(ev.Tick())
+    assert h.take(W2, w.Dispatch) == []
+    h.join_worker(W, "w1", held=[held()])
+    assert h.one(W, w.Synced).keep == [held().lease]
+    h.client(C, submit("j2"), BODY)
+    h.event(ev.Stalled(60_000))
+    h.wait(5_500, heard=(C, W, W2))
+    assert h.one(W2, w.Dispatch).job == "j2", "what came in after the stall waits no longer for it"
+
+
+def test_what_was_given_back_is_not_adopted_again() -> None:
+    """`released` is not acknowledged: a worker that lost its session reports the lease, and returns it, again."""
+    h = CoreHarness()
+    h.join_client(C)
+    h.join_worker(W)
+    h.submit(C, "j1")
+    lease = h.one(W, w.Dispatch)
+    h.worker(W, ready("w1", 0))
+    released = w.Released(lease=lease.lease, started=True, cause="crash", blame="self")
+    h.worker(W, released)
+    h.join_worker(W2, "w1", slots=0, held=[running(lease)])
+    assert h.one(W2, w.Synced).keep == []
+    h.worker(W2, released)
+    h.worker(W2, ready("w1", 1))
+    assert h.one(W2, w.Dispatch).isolate
+    assert h.take(C, c.Result) == [], "one crash convicts once"
 
 
 def test_an_attached_job_without_inputs_is_answered_when_its_worker_is_lost() -> None:

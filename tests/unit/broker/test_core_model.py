@@ -340,7 +340,7 @@ class BrokerMachine(RuleBasedStateMachine):
         for worker in core.fleet.workers.values():
             assert sum(worker.used.values()) == len(worker.leases)
         for flow in core.scheduler.flows.values():
-            assert flow.slots == sum(lease.job.flow is flow for lease in leases)
+            assert flow.slots == sum(lease.flow is flow for lease in leases)
             assert flow.jobs == sum(job.flow is flow for job in live)
 
     @invariant()

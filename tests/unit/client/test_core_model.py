@@ -1,7 +1,8 @@
 """The core against a small model of a broker on a network that loses everything now and then.
 
 Whatever the order of events: each job ends exactly once, with its result if there was one in time; nothing is sent
-without a session but hello; what has ended is never sent again; every result is acknowledged; nothing is left over.
+without a session but hello; what has ended is never sent again; every result that comes is acknowledged, unless another
+broker has followed; nothing is left over.
 """
 
 from collections import deque
@@ -69,6 +70,8 @@ class World(RuleBasedStateMachine):
                 if isinstance(message, cm.Submit):
                     assert message.job not in self.ended, "sent again after its end"
                     assert message.timeout_ms >= 1
+                elif isinstance(message, cm.Ack):
+                    self.unacked -= set(message.jobs)
                 if self.linked:
                     self.to_broker.append(message)
             elif isinstance(output, ev.JobEnded):
@@ -110,6 +113,8 @@ class World(RuleBasedStateMachine):
         for _ in range(count):
             if self.to_client:
                 message, body = self.to_client.popleft()
+                if isinstance(message, cm.Result):
+                    self.unacked.add(message.job)
                 self.feed(ev.Received(message, body))
 
     @rule()
@@ -156,7 +161,6 @@ class World(RuleBasedStateMachine):
         self.send_result(job, "OK")
 
     def send_result(self, job: str, code: str) -> None:
-        self.unacked.add(job)
         if self.linked and self.greeted:
             body = OUTPUTS if code == "OK" else b""
             self.to_client.append((cm.Result(job=job, attempt=1, code=code), body))
@@ -183,7 +187,6 @@ class World(RuleBasedStateMachine):
                 self.send_result(message.job, "CANCELLED")
         elif isinstance(message, cm.Ack):
             for job in message.jobs:
-                self.unacked.discard(job)
                 if job in self.known:
                     self.known[job] = "gone"
 

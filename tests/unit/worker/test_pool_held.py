@@ -220,7 +220,7 @@ def test_after_a_stall_of_its_own_nothing_that_waited_is_started() -> None:
     rig.now_ms += 30_000
     rig.do(ev.OwnStall())
     assert rig.dispatch("stale") == ""
-    rig.broker(w.Cancel(lease="l1", cause="fenced", grace_ms=0))
+    rig.broker(w.Cancel(lease="l1", cause="cancel", grace_ms=0))
     assert [message.lease for _, message in rig.told(w.Cancel)] == ["l1"]
     rig.do(ev.SessionUp(WELCOME))
     assert [h.lease for h in rig.sent(w.Ready)[0].held or []] == ["l1"]
@@ -244,3 +244,21 @@ def test_a_synced_that_nobody_waits_for_changes_nothing() -> None:
     assert rig.broker(w.Synced(keep=[])) == []
     rig.finish(executor, "l1")
     assert len(rig.sent(w.Result)) == 1
+
+
+def test_what_was_fenced_is_not_reported_to_the_next_session() -> None:
+    """Another broker would take its end, a cancellation that nobody asked for, for the job's."""
+    rig = Rig(processes=1).running()
+    executor = rig.start_job("fenced")
+    rig.start_job("ended")
+    rig.start_job("kept")
+    for lease in ("fenced", "ended"):
+        rig.broker(w.Cancel(lease=lease, cause="fenced", grace_ms=0))
+    rig.do(ev.SessionDown())
+    rig.finish(executor, "ended", code="CANCELLED", reason="cancelled")
+    assert [entry.lease for entry in rig.resync()] == ["kept"]
+    assert rig.sent(w.Result) == []
+    assert rig.last_ready().slots == {"default": 3}, "the one that is still being stopped takes its slot away"
+    rig.finish(executor, "fenced", code="CANCELLED", reason="cancelled")
+    assert rig.sent(w.Result) == []
+    assert rig.last_ready().slots == {"default": 4}

@@ -48,6 +48,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.results: set[str] = set()
         """Received and not yet acked."""
         self.dropped: set[str] = set()
+        self.fenced: set[str] = set()
+        """Leases that nobody waits for: another session hears nothing of them."""
         self.alone: set[str] = set()
         """Leases that must run alone."""
 
@@ -117,6 +119,9 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def session_up(self) -> None:
         self.up = True
+        self.live -= self.fenced
+        self.results -= self.fenced
+        self.dropped |= self.fenced
         self.do(ev.SessionUp(WELCOME))
 
     @precondition(lambda self: self.up)
@@ -170,6 +175,8 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(pick=PICK, cause=st.sampled_from(["cancel", "deadline", "fenced"]))
     def cancel(self, pick: int, cause: str) -> None:
         lease = sorted(self.live)[pick % len(self.live)]
+        if cause == "fenced":
+            self.fenced.add(lease)
         self.do(ev.FromBroker(w.Cancel(lease=lease, cause=cause, grace_ms=1_500)))  # type: ignore[arg-type]
 
     @precondition(lambda self: self.synced and self.results)

@@ -127,12 +127,19 @@ def test_a_ping_is_answered_with_its_number() -> None:
 
 def test_silence_ends_the_session_and_any_message_counts() -> None:
     line = Line().up()
-    line.now_ms += 2_999
-    line.receive(Pong())
+    line.now_ms += 2_000
+    assert line.receive(Pong()) == [s.Deliver(Pong())]
     line.now_ms += 2_999
     assert not [step for step in line.tick() if isinstance(step, s.Down)]
     line.now_ms += 1
     assert [type(step) for step in line.tick()] == [s.Close, s.Down]
+
+
+def test_what_comes_after_too_long_a_silence_is_not_trusted() -> None:
+    """The broker heard us last up to a ping before we heard it: it may have given us up, and our dispatch away."""
+    line = Line().up()
+    line.now_ms += 2_001
+    assert [type(step) for step in line.receive(Pong())] == [s.Close, s.Down]
 
 
 def test_the_broker_chooses_the_times() -> None:

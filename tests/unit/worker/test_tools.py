@@ -157,8 +157,9 @@ def test_a_program_gets_what_the_client_gives(program: str) -> None:
             "unreadable",
         ),
         (lambda played, call: None, "the tool `add` gave no answer within 50 ms"),
+        (giving(None, code="DEADLINE_EXCEEDED", message="no answer"), "the tool `add` gave no answer within 50 ms"),
     ],
-    ids=["raised", "unknown", "marker in the error", "marker", "garbage", "late"],
+    ids=["raised", "unknown", "marker in the error", "marker", "garbage", "late", "the client says that it is late"],
 )
 def test_what_goes_wrong_at_the_client_is_a_short_error(program: str, answer: Any, error: str) -> None:
     async def test() -> None:

@@ -63,15 +63,18 @@ class Adoption:
             if key in self._store.tombstones or digest is None or self._bounds.full(UNCLAIMED, 0) is not None:
                 return None
             job = self._unclaimed(key, digest, held)
-        elif held.lease in job.given_back or job.digest != digest or self._machine.action(job, JobEvent.HELD) is not Action.ADOPT:
+        elif job.digest != digest or not self._yields_to(job, held):
             return None
         elif job.lease is not None:
-            if held.lease <= job.lease.lease:
-                return None
             self._machine.fence(job.lease)
         else:
             self._machine.dequeue(job)
         return self._hold(job, worker, held)
+
+    def _yields_to(self, job: Job, held: w.Held) -> bool:
+        if self._machine.action(job, JobEvent.HELD) is not Action.ADOPT or held.lease in job.given_back:
+            return False
+        return job.lease is None or held.lease > job.lease.lease
 
     def claim(self, job: Job, session: ClientSession, submit: c.Submit, body: bytes) -> None:
         """The inputs of an adopted job are here: it belongs to this session's flow and may run again if it must."""

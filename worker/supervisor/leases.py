@@ -52,6 +52,7 @@ class Lease:
         "fence",
         "gap",
         "overdue",
+        "reported",
         "seq",
         "started",
         "state",
@@ -80,6 +81,8 @@ class Lease:
         """It alone is to blame for that: its executor's loop was alive."""
         self.dropped = False
         """The broker no longer knows it: it is being stopped, and nothing of it is sent."""
+        self.reported = False
+        """It was in `held` of the present session."""
         self.started: w.Started | None = None
         self.seq = 0
         """The seq that the next chunk has."""
@@ -100,6 +103,11 @@ class Lease:
     def lane(self) -> str:
         """The kind of slot it takes."""
         return self.dispatch.lane
+
+    @property
+    def never_began(self) -> bool:
+        """Given back before it was started: that `held` is silent about it says the same (SPEC R-6.8, R-6.18)."""
+        return isinstance(self.end, w.Released) and not self.end.started
 
     def for_executor(self, now_ms: int) -> w.Dispatch:
         """The dispatch with the time that is left, and with what is wanted by now."""

@@ -96,6 +96,8 @@ class LinkState:
         """Begin to report what is held, once there is a session and something to offer."""
         if self.up and not self.synced and self._page is None and self.programs is not None:
             self._to_report = list(self._leases)
+            for lease in self._leases.values():
+                lease.reported = False
             self._send_page()
 
     def page_synced(self, keep: Iterable[str]) -> list[Lease] | None:
@@ -119,13 +121,14 @@ class LinkState:
         page: list[w.Held] = []
         while self._to_report and len(page) < MAX_HELD:
             lease = self._leases.get(self._to_report[0])
-            if lease is None or lease.dropped:
+            if lease is None or lease.dropped or lease.never_began:
                 self._to_report.pop(0)
                 continue
             room -= lease.held_bytes()
             if room < 0 and page:
                 break
             page.append(lease.held(context.now_ms))
+            lease.reported = True
             self._to_report.pop(0)
         self._page = [held.lease for held in page]
         self._crew.changed = False

@@ -138,16 +138,18 @@ class Work:
 
     def forget_fenced(self) -> None:
         """Another session begins: what nobody waits for any more must not be taken over by another broker."""
-        for lease in [lease for lease in self.leases.values() if lease.cancel_cause == "fenced"]:
-            if not lease.dropped:
+        for lease in list(self.leases.values()):
+            if lease.cancel_cause == "fenced" and not lease.dropped:
                 self.drop(lease)
 
     def resume(self) -> None:
         """The broker and the pool agree again: send the ends that are held, and make streams whole."""
-        for lease in self.leases.values():
+        for lease in list(self.leases.values()):
             if lease.dropped:
                 continue
-            if lease.state not in LIVE:
+            if lease.never_began and not lease.reported:
+                del self.leases[lease.id]
+            elif lease.state not in LIVE:
                 self._send_end(lease)
             elif lease.state in ON_EXECUTOR:
                 if lease.started is not None and "started" in lease.want:

@@ -75,6 +75,8 @@ class PoolOracle:
             return True
         if isinstance(message, w.Ack):
             return lease.id in message.leases
+        if isinstance(message, w.Synced) and lease.id not in self._reported:
+            return isinstance(lease.end, w.Released) and not lease.end.started
         return isinstance(message, Pong) and lease.state is LeaseState.RELEASED and 0 < lease.fence <= message.n
 
     # -- effects ----------------------------------------------------------------------------------------------------

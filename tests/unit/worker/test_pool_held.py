@@ -182,6 +182,16 @@ def test_released_is_held_until_a_pong_proves_that_it_was_heard() -> None:
     assert rig.resync() == []
 
 
+def test_what_was_given_back_unstarted_is_not_held() -> None:
+    """Another broker would adopt it, and charge for an attempt that never began; absence is a refund."""
+    rig = Rig(processes=1).running()
+    for n in range(5):
+        rig.dispatch(f"l{n}")
+    assert [(r.lease, r.started) for r in rig.sent(w.Released)] == [("l4", False)]
+    assert [one.lease for one in rig.resync()] == ["l0", "l1", "l2", "l3"]
+    assert rig.sent(w.Released) == []
+
+
 def test_a_pong_from_before_does_not_prove_it() -> None:
     rig = Rig(processes=1).running()
     rig.gone(rig.start_job("l1"))

@@ -52,6 +52,8 @@ class PoolMachine(RuleBasedStateMachine):
         """Leases that nobody waits for: another session hears nothing of them."""
         self.alone: set[str] = set()
         """Leases that must run alone."""
+        self.began: set[str] = set()
+        """Leases whose program runs, or has run."""
 
     # -- the world does what the core says --------------------------------------------------------------------------
 
@@ -147,7 +149,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.synced = True
         self.live -= missing
         self.do(ev.FromBroker(w.Synced(keep=keep)))
-        assert not missing, f"taken, not ended, and not held: {missing}"
+        # What was given back before it began is told by the silence of `held`.
+        assert not missing & self.began, f"begun, not ended, and not held: {missing}"
+        assert not missing & set(self.rig.core._work.leases), f"kept, and not held: {missing}"
 
     @precondition(lambda self: self.synced and len(self.live) < self.granted)
     @rule(isolate=st.sampled_from([False, False, True]), timeout_ms=st.sampled_from([500, 5_000, 100_000]))
@@ -244,6 +248,7 @@ class PoolMachine(RuleBasedStateMachine):
         lease = sorted(executor.leases)[pick % len(executor.leases)]
         if not executor.leases[lease] and pick % 5:
             executor.leases[lease] = True
+            self.began.add(lease)
             self.do(ev.FromExecutor(name, w.Started(lease=lease, attempt=1, revision="r", worker=name)))
         elif pick % 3 == 0:
             self.do(ev.FromExecutor(name, w.Chunk(lease=lease, attempt=1, seq=0)))

@@ -328,10 +328,15 @@ class Crew:
         context.warning(f"pool.backoff reason=executors_end_before_ready failures={self._failures} pause_ms={pause}")
 
     def _look_at_leaving(self, executor: Executor, kill_ms: int) -> None:
-        if self._context.now_ms >= kill_ms:
-            self.kill(executor, "stall" if executor.state is ExecutorState.CONDEMNED else executor.killed_for)
+        context = self._context
+        condemned = executor.state is ExecutorState.CONDEMNED
+        if condemned:
+            # Its other jobs are given time to end; in one that is silent none of them runs (its GIL is held, say).
+            kill_ms = min(kill_ms, executor.beat_ms + context.settings.stall_ms)
+        if context.now_ms >= kill_ms:
+            self.kill(executor, "stall" if condemned else executor.killed_for)
         else:
-            self._context.alarm.set(kill_ms)
+            context.alarm.set(kill_ms)
 
     def _look_at_starting(self, executor: Executor) -> None:
         context = self._context

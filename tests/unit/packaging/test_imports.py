@@ -20,7 +20,15 @@ MAY_IMPORT = {
     "dspymq.broker": {"dspymq.protocol", "dspymq.transport"},
     "dspymq.worker": {"dspymq.protocol", "dspymq.transport"},
     "dspymq": {"dspymq.protocol", "dspymq.transport"},
-    "dspymq.cli": {"dspymq", "dspymq.protocol", "dspymq.broker", "dspymq.worker", "dspymq.transport"},
+    "dspymq.conformance": {"dspymq.protocol", "dspymq.transport"},
+    "dspymq.cli": {
+        "dspymq",
+        "dspymq.protocol",
+        "dspymq.broker",
+        "dspymq.worker",
+        "dspymq.transport",
+        "dspymq.conformance",
+    },
 }
 """What each package may import of ours, itself aside. The package `dspymq` itself is the Python client."""
 
@@ -57,7 +65,7 @@ def test_a_package_imports_only_what_it_may(package: str, file: Path) -> None:
             if imported == "dspymq" and package != "dspymq" and module == "dspymq":
                 continue  # `from dspymq import broker` names the package on the way
             assert imported == package or imported in MAY_IMPORT[package], f"{file} imports {module}"
-        assert module.split(".")[0] not in {"protocol", "broker", "worker", "cli", "transport"}, (
+        assert module.split(".")[0] not in {"protocol", "broker", "worker", "cli", "transport", "conformance"}, (
             f"{file} imports {module}: write dspymq.{module}"
         )
 
@@ -81,6 +89,7 @@ def test_nothing_in_a_process_that_forks_imports_zmq() -> None:
         ("dspymq.protocol", ["dspy", "zmq", "asyncio"]),
         ("dspymq.broker", ["dspy"]),
         ("dspymq.cli.main", ["dspy"]),
+        ("dspymq.conformance.runs", ["dspy", "dspymq.broker", "dspymq.worker"]),
         ("dspymq.worker", ["dspy"]),
         ("dspymq.worker.supervisor", ["dspy"]),
         ("dspymq.worker.executor.main", ["zmq"]),
@@ -94,7 +103,7 @@ def test_importing_stays_light(module: str, absent: list[str]) -> None:
 
 
 def test_top_level_folders_are_not_imported_under_their_own_names() -> None:
-    names = ["broker", "worker", "protocol", "cli", "transport"]
+    names = ["broker", "worker", "protocol", "cli", "transport", "conformance"]
     code = f"import sys, dspymq.broker, dspymq.worker; print(*[m for m in {names} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.strip() == ""

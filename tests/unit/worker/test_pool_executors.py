@@ -235,6 +235,18 @@ def test_neighbours_of_a_deaf_job_have_the_grace_and_are_not_convicted() -> None
     ]
 
 
+def test_neighbours_of_a_job_that_holds_the_gil_do_not_wait_for_the_whole_grace() -> None:
+    rig = Rig(processes=1, grace_ms=30_000, stall_ms=4_000).running()
+    for lease in ("deaf", "good"):
+        rig.start_job(lease)
+    rig.broker(w.Cancel(lease="deaf", cause="cancel", grace_ms=2_000))
+    rig.wait(3_900)
+    assert rig.shown()["pool/1"]["state"] == "condemned"
+    assert rig.kills() == []
+    rig.wait(200)
+    assert rig.kills() == ["pool/1"], "in a silent process nobody gets on"
+
+
 def test_a_condemned_executor_whose_jobs_end_after_all_is_told_to_exit() -> None:
     rig = Rig(processes=1).running()
     rig.start_job("deaf")

@@ -153,7 +153,7 @@ class JobMachine:
         if action is Action.END:
             self._end_as_stopped(job)
         elif action is Action.REFUND:
-            self._refund(job, avoid=lease.worker)
+            self._refund(job, lease.worker, avoids=True)
         else:
             if action is Action.REFUND_STARTED:
                 self._context.counts["released_after_start"] += 1
@@ -180,7 +180,7 @@ class JobMachine:
         if action is Action.END:
             self._end_as_stopped(job)
         elif action is Action.REFUND:
-            self._refund(job, avoid=None)
+            self._refund(job, lease.worker, avoids=False)
         else:
             self._recover(job, lease)
 
@@ -319,7 +319,7 @@ class JobMachine:
         lease.worker.remove(lease)
         self._scheduler.gave_slot(lease.flow)
 
-    def _refund(self, job: Job, *, avoid: Worker | None) -> None:
+    def _refund(self, job: Job, worker: Worker, *, avoids: bool) -> None:
         """The attempt never began: queue the job again, free of charge a few times, away from who gave it back."""
         if self._vanishes(job):
             return
@@ -330,9 +330,9 @@ class JobMachine:
         elif job.charged >= self._settings.max_attempts:
             self.end(job, ends.WORKER_LOST)
             return
-        if avoid is not None:
-            job.avoid = self._fleet.still_avoided(job.avoid) | {(avoid.name, avoid.generation)}
-        self._queue_again(job)
+        if avoids:
+            job.avoid = self._fleet.still_avoided(job.avoid) | {(worker.name, worker.generation)}
+        self._queue_again(job, worker)
 
     def _blame(self, job: Job, *, alone: bool) -> None:
         job.isolate = True
@@ -350,15 +350,15 @@ class JobMachine:
             self.end(job, ends.WORKER_LOST)
         else:
             self._context.counts["requeued"] += 1
-            self._context.emit("job.requeued", job=job.job_id, attempt=job.attempt, worker=lease.worker.name)
             job.prefer = lease.revision or None
-            self._queue_again(job)
+            self._queue_again(job, lease.worker)
 
-    def _queue_again(self, job: Job) -> None:
+    def _queue_again(self, job: Job, worker: Worker) -> None:
         """At the head: at the revision of an earlier attempt, while a worker has it, and away from who gave it back.
 
         What was adopted and came to nothing first waits, like any job of an earlier broker, for other workers' reports.
         """
+        self._context.emit("job.requeued", job=job.job_id, attempt=job.attempt, worker=worker.name)
         now_ms = self._context.now_ms
         if now_ms < job.adopt_until_ms:
             job.state = State.QUEUED

@@ -43,7 +43,7 @@ JOINT = {
     "isolate is forgotten": Mutant("broker/core/jobs.py", "job.isolate = True", "pass", MODEL),
     "convictions are not counted": Mutant("broker/core/jobs.py", "job.convictions += 1", "pass", MODEL),
     "a worker that gave a job back gets it again at once": Mutant(
-        "broker/core/jobs.py", "if avoid is not None:", "if False:", MODEL
+        "broker/core/jobs.py", "if avoids:", "if False:", MODEL
     ),
     "a fenced lease is reported to the next broker": Mutant(
         "worker/supervisor/core.py", "self._work.forget_fenced()", "pass", MODEL

@@ -181,6 +181,15 @@ def test_events_tell_what_happens_in_order() -> None:
     assert not h.core.context.has_listeners
 
 
+def test_a_returned_attempt_is_told_like_a_lost_one() -> None:
+    h = serving()
+    ask(h, "events.subscribe", kinds=["job.requeued"])
+    h.submit(C, "j1")
+    lease = h.one(W, w.Dispatch).lease
+    h.worker(W, w.Released(lease=lease, started=False, cause="capacity"))
+    assert [(kind, body["job"], body["attempt"]) for _, kind, body in events_of(h, C)] == [("job.requeued", "j1", 1)]
+
+
 def test_events_of_workers_and_clients() -> None:
     h = serving()
     ask(h, "events.subscribe", kinds=["worker.lost", "worker.away", "client"])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
 
-from dspymq.broker.config import DEFAULT_CLIENTS
 from dspymq.cli.kinds import TEXT, kinds_of_schema
 from dspymq.cli.output import console
 from dspymq.cli.up_plan import Started, UpRequest
+from dspymq.cli.up_snippets import snippets
 
 SHOWN_PROGRAMS = 12
 
@@ -26,7 +25,6 @@ def show(started: Started, request: UpRequest) -> None:
 def lines(started: Started, request: UpRequest) -> list[Text]:
     """The screen, line by line."""
     pool, lm, programs = request.pool, request.lm, started.programs
-    is_default = started.clients == DEFAULT_CLIENTS
     note = "  (the usual port is taken)" if request.are_ports_taken else ""
     shown = [
         Text("dspymq is up; Ctrl-C ends it.", style="bold green"),
@@ -45,20 +43,9 @@ def lines(started: Started, request: UpRequest) -> list[Text]:
     if len(programs) > SHOWN_PROGRAMS:
         shown.append(_row("", f"and {len(programs) - SHOWN_PROGRAMS} more: dspymq programs"))
     name, example = example_of(programs)
-    broker = "" if is_default else f" --broker {started.clients}"
-    argument = "" if is_default else f'"{started.clients}"'
-    keywords = ", ".join(f"{key}={json.dumps(value)}" for key, value in example.items())
-    pairs = " ".join(f'{key}="{value}"' for key, value in example.items())
-    quoted = f'"{name}"' if "->" in name else name
-    shown += [
-        Text(),
-        Text("From a shell:", style="bold"),
-        Text(f"  dspymq call{broker} {quoted} {pairs}"),
-        Text("From Python:", style="bold"),
-        Text("  from dspymq import Client"),
-        Text(f"  with Client({argument}) as client:"),
-        Text(f'      print(client.call("{name}", {keywords}))'),
-    ]
+    for snippet in snippets(started.clients, name, example):
+        shown += [Text(), Text(f"From {snippet.language}:", style="bold")]
+        shown += [Text(f"  {line}") for line in snippet.code.splitlines()]
     return shown
 
 

@@ -11,7 +11,7 @@ BROKER = {
         "broker/core/worker_side.py",
         "elif lease.current:\n            self._machine.result(lease, message, body)",
         "elif True:\n            self._machine.result(lease, message, body)",
-        MODEL,
+        "tests/unit/broker",
     ),
     "slots are not counted": Mutant(
         "broker/core/workers.py", "self.used[lease.lane] = self.used.get(lease.lane, 0) + 1", "pass", MODEL
@@ -23,7 +23,10 @@ BROKER = {
         "broker/core/worker_side.py", "self._machine.never_received(lease)", "pass", MODEL
     ),
     "tombstones are not bounded": Mutant(
-        "broker/core/store.py", "while len(self.tombstones) > self._max_tombstones:", "while False:", MODEL
+        "broker/core/store.py",
+        "while len(self.tombstones) > self._max_tombstones:",
+        "while False:",
+        "tests/unit/broker",
     ),
     "retained results are not bounded": Mutant(
         "broker/core/store.py", "while self.done_bytes > self._retain_bytes and self.done:", "while False:", MODEL

@@ -27,6 +27,8 @@ class BrokerConfig(CoreSettings, frozen=True, kw_only=True):
     workers: str = DEFAULT_WORKERS
     insecure: bool = False
     """Listen beyond loopback although nobody is authenticated."""
+    health: str = ""
+    """HOST:PORT where /livez and /readyz are answered over HTTP; empty: nowhere."""
 
 
 def load_broker_config(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> BrokerConfig:

@@ -19,6 +19,7 @@ from dspymq.broker.core import events as ev
 from dspymq.broker.core.effects import DropClient, DropWorker, ToClient, ToWorker
 from dspymq.broker.endpoint import Endpoint
 from dspymq.protocol import TAG, ProtocolError, client_codec, client_messages, new_uuid7, worker_codec, worker_messages
+from dspymq.transport import HealthServer
 
 log = logging.getLogger("dspymq.broker")
 
@@ -59,6 +60,7 @@ class Broker:
         self._clients: Endpoint[ev.ClientPeer] | None = None
         self._workers: Endpoint[bytes] | None = None
         self._tick: asyncio.Task[None] | None = None
+        self._health = HealthServer(config.health, {"/readyz": self.core.not_ready}) if config.health else None
         self._deferred: list[ev.Event] = []
         self._applying = False
 
@@ -85,7 +87,9 @@ class Broker:
                 on_slow=lambda peer: self._defer(ev.SlowWorker(peer)),
                 with_jobs=worker_messages.Dispatch,
             )
-        except zmq.ZMQError:
+            if self._health is not None:
+                await self._health.start()
+        except (zmq.ZMQError, OSError):
             self._close(0)
             raise
         self._tick = asyncio.create_task(self._tell_time(), name="dspymq-broker-tick")
@@ -106,8 +110,15 @@ class Broker:
         """Where workers connect."""
         return self._workers.address if self._workers else self.config.workers
 
+    @property
+    def health_address(self) -> str | None:
+        """Where health is asked for, if anywhere."""
+        return self._health.address if self._health else None
+
     async def stop(self) -> None:
         """Say goodbye to everybody and close. Idempotent."""
+        if self._health is not None:
+            await self._health.stop()
         if self._tick is not None:
             self._tick.cancel()
             with contextlib.suppress(asyncio.CancelledError):

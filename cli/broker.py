@@ -10,6 +10,7 @@ import click
 
 from dspymq.cli import options
 from dspymq.cli.errors import CommandError
+from dspymq.cli.exit_codes import ExitCode
 from dspymq.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -34,12 +35,23 @@ if TYPE_CHECKING:
     default=None,
     help="Listen beyond this machine although nobody is authenticated yet.  [env var: DSPYMQ_BROKER_INSECURE]",
 )
+@click.option(
+    "--health",
+    metavar="HOST:PORT",
+    help="Answer /livez and /readyz over HTTP there; /readyz is 503 while no worker could take a job.  "
+    "[env var: DSPYMQ_BROKER_HEALTH]",
+)
 @options.config_option
 @options.parent_option
 @options.json_option("Print the addresses and the pid as one line on stdout, once it listens.")
 @options.log_options("info")
 def broker(
-    clients: str | None, workers: str | None, insecure: bool | None, config_path: Path | None, as_json: bool
+    clients: str | None,
+    workers: str | None,
+    insecure: bool | None,
+    health: str | None,
+    config_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Run a broker until SIGTERM or Ctrl-C.
 
@@ -59,15 +71,23 @@ def broker(
     from dspymq.broker import load_broker_config, serve
 
     config = load_broker_config(
-        config_path, os.environ, {"clients": clients, "workers": workers, "insecure": insecure or None}
+        config_path,
+        os.environ,
+        {"clients": clients, "workers": workers, "insecure": insecure or None, "health": health},
     )
 
     def started(running: Broker) -> None:
         if as_json:
-            print_json({"clients": running.clients_address, "workers": running.workers_address, "pid": os.getpid()})
+            addresses = {"clients": running.clients_address, "workers": running.workers_address}
+            health = {"health": running.health_address} if running.health_address else {}
+            print_json({**addresses, **health, "pid": os.getpid()})
 
     try:
         asyncio.run(serve(config, on_started=started))
     except zmq.ZMQError as error:
         where = f"{config.clients} and {config.workers}"
         raise CommandError(f"cannot listen on {where}: {error.strerror} (see --clients and --workers)") from None
+    except ValueError as error:
+        raise CommandError(f"--health: {error}", ExitCode.USAGE) from None
+    except OSError as error:
+        raise CommandError(f"cannot listen on {config.health}: {error.strerror} (see --health)") from None

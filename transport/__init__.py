@@ -4,7 +4,8 @@ Knows frames, not messages. The broker's shell, the pool's link and the Python c
 decisions is here.
 """
 
+from dspymq.transport.health import HealthServer
 from dspymq.transport.loop_socket import LoopSocket, Unreachable
 from dspymq.transport.sockets import dealer, router
 
-__all__ = ["LoopSocket", "Unreachable", "dealer", "router"]
+__all__ = ["HealthServer", "LoopSocket", "Unreachable", "dealer", "router"]

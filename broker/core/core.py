@@ -125,6 +125,12 @@ class BrokerCore:
             self.workers.unreachable(worker)
             self.workers.say_bye(worker, "slow_consumer")
 
+    def not_ready(self) -> str | None:
+        """Why no call could be answered now, for people; None if one could, however busy the workers are."""
+        if self.fleet.serves:
+            return None
+        return "no worker has slots and programs" if self.fleet.workers else "no worker is here"
+
     def _tick(self, _: ev.Tick) -> None:
         # Who is gone is known first: nothing is given to a worker that is lost in the same turn.
         self._judge_silence()

@@ -86,6 +86,7 @@ class WorkerRequests:
             "uptime_ms": self._context.now_ms - started_ms if started_ms is not None else 0,
             "clients": len(self._context.clients),
             "workers": len(self._fleet.workers),
+            "ready": self._fleet.serves,
             "jobs": {
                 "live": self._store.live,
                 "queued": scheduler.queued,

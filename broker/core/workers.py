@@ -81,6 +81,11 @@ class Worker:
             return 0
         return self.slots.get(lane, 0) - self.used.get(lane, 0)
 
+    @property
+    def serves(self) -> bool:
+        """Whether it can be given jobs, now or as soon as a slot comes free."""
+        return self.synced and not self.draining and bool(self.programs) and any(self.slots.values())
+
     def load(self, lane: str) -> float:
         """The used share of a lane's slots."""
         slots = self.slots.get(lane, 0)
@@ -164,6 +169,11 @@ class Fleet:
         self._affinities: OrderedDict[str, str] = OrderedDict()
         self._offered: dict[str, tuple[set[str], str | None]] = {}
         """By program: the revisions that are offered now, and the newest of them."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether any worker can be given jobs, however busy it is."""
+        return any(worker.serves for worker in self.workers.values())
 
     def revision_for(self, need: Need) -> str | None:
         """The revision that a job with this need runs at now, or None while no worker here offers one.

@@ -1,0 +1,93 @@
+"""Health as it is seen from outside: green only when a call could be answered, and not red because all are busy."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dspymq import Client
+from tests.faults.system import PATIENCE_S, PROGRAMS
+from tests.lm import ScriptedLM, expected_answer
+from tests.processes import RunningBroker, clean_environ, dspymq_command, running, running_pool, wait_until
+
+
+def get(address: str, path: str, method: str = "GET") -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection(address, timeout=5)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, json.loads(text) if text else {}
+
+
+def ping(broker: RunningBroker, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = dspymq_command("ping", "--broker", broker.clients, *arguments)
+    return subprocess.run(command, env=clean_environ(), capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def broker() -> Iterator[tuple[RunningBroker, str]]:
+    any_port = "tcp://127.0.0.1:*"
+    command = ["broker", "--clients", any_port, "--workers", any_port, "--health", "127.0.0.1:0", "--json"]
+    with running("broker", command, clean_environ()) as process:
+        addresses = json.loads(process.first_line())
+        yield RunningBroker(process, addresses), addresses["health"]
+
+
+def test_ready_follows_the_workers_and_not_their_load(broker: tuple[RunningBroker, str]) -> None:
+    running_broker, health = broker
+    assert get(health, "/livez") == (200, {"status": "ok"})
+    assert get(health, "/readyz") == (503, {"status": "unavailable", "why": "no worker is here"})
+    assert get(health, "/readyz", "HEAD") == (503, {})
+    refused = ping(running_broker, "--ready")
+    assert (refused.returncode, refused.stdout) == (6, "")
+    assert refused.stderr == f"error: {running_broker.clients} answers, but no worker is here\n"
+    assert ping(running_broker).returncode == 0
+    with ScriptedLM() as lm, Client(running_broker.clients) as client:
+        with running_pool(running_broker, targets=[PROGRAMS], lm=lm, processes=1, concurrency=1):
+            assert get(health, "/readyz") == (200, {"status": "ok"})
+            assert ping(running_broker, "--program", "qa", "--wait", "5").returncode == 0
+            assert ping(running_broker, "--program", "qaa").returncode == 6
+            lm.script(hang=True)
+            jobs = [client.submit("qa", {"question": f"#job=h{n}"}) for n in range(5)]
+            lm.wait_open("h0")
+            assert get(health, "/readyz")[0] == 200, "busy is not down"
+            assert client.stats()["ready"] is True
+            lm.script(hang=False)
+            lm.release()
+            assert [job.result(PATIENCE_S).answer for job in jobs] == [
+                expected_answer("answer", f"#job=h{n}") for n in range(5)
+            ]
+        wait_until(lambda: get(health, "/readyz")[0] == 503, 10.0, "the end of the pool")
+
+
+def test_what_is_no_question_is_answered_or_closed(broker: tuple[RunningBroker, str]) -> None:
+    running_broker, health = broker
+    assert get(health, "/")[0] == 404
+    assert get(health, "/readyz", "POST")[0] == 405
+    host, port = health.split(":")
+    for junk in (b"\r\n", b"x" * 20_000, b"GET\r\n\r\n"):
+        with socket.create_connection((host, int(port)), 5) as peer:
+            peer.sendall(junk)
+            peer.shutdown(socket.SHUT_WR)
+            while peer.recv(4_096):
+                pass
+    assert get(health, "/livez")[0] == 200
+    assert running_broker.process.stderr().count("Traceback") == 0
+
+
+@pytest.mark.parametrize("address", ["8080", "host:", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_one_line(address: str) -> None:
+    command = dspymq_command("broker", "--clients", "tcp://127.0.0.1:*", "--workers", "tcp://127.0.0.1:*")
+    done = subprocess.run(
+        [*command, "--health", address], env=clean_environ(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "write HOST:PORT" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

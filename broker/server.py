@@ -19,7 +19,7 @@ from dspymq.broker.core import events as ev
 from dspymq.broker.core.effects import DropClient, DropWorker, ToClient, ToWorker
 from dspymq.broker.endpoint import Endpoint
 from dspymq.protocol import TAG, ProtocolError, client_codec, client_messages, new_uuid7, worker_codec, worker_messages
-from dspymq.transport import HealthServer
+from dspymq.transport import HealthServer, ServiceManager
 
 log = logging.getLogger("dspymq.broker")
 
@@ -244,10 +244,22 @@ async def serve(config: BrokerConfig, *, on_started: Callable[[Broker], None] | 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    manager = ServiceManager.of_this_process()
     await broker.start()
+    watchdog = asyncio.create_task(_feed_watchdog(manager), name="dspymq-broker-watchdog")
     try:
+        manager.ready(f"clients at {broker.clients_address}, workers at {broker.workers_address}")
         if on_started is not None:
             on_started(broker)
         await stopped.wait()
     finally:
+        manager.stopping()
+        watchdog.cancel()
         await broker.stop()
+
+
+async def _feed_watchdog(manager: ServiceManager) -> None:
+    """From the loop that serves: when that stands still, so does this."""
+    while manager.watchdog_s is not None:
+        manager.alive()
+        await asyncio.sleep(manager.watchdog_s)

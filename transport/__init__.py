@@ -6,6 +6,7 @@ decisions is here.
 
 from dspymq.transport.health import HealthServer
 from dspymq.transport.loop_socket import LoopSocket, Unreachable
+from dspymq.transport.service_manager import ServiceManager
 from dspymq.transport.sockets import dealer, router
 
-__all__ = ["HealthServer", "LoopSocket", "Unreachable", "dealer", "router"]
+__all__ = ["HealthServer", "LoopSocket", "ServiceManager", "Unreachable", "dealer", "router"]

@@ -9,11 +9,11 @@ LOCAL := $(VENV)/.local-lm
 # Test files at once; each starts processes of its own.
 JOBS ?= 2
 
-.PHONY: help test demo lint types soak mutants bench clean
+.PHONY: help toolchains test demo lint types soak mutants bench clean
 
 help:
 	@echo "make demo     real broker, pool and programs on a small embedded model"
-	@echo "make test     all tests but the long ones"
+	@echo "make test     all tests but the long ones; as root on Debian it installs what other languages need"
 	@echo "make lint     ruff; make types: mypy --strict on the installed wheel"
 	@echo "make soak     tests that take minutes of real time"
 	@echo "make mutants  shows that the tests can fail"
@@ -36,7 +36,10 @@ $(LOCAL): $(STAMP)
 demo: $(LOCAL)
 	@$(BIN)/python examples/demo.py
 
-test: $(LOCAL)
+toolchains:
+	@.ci/toolchains
+
+test: $(LOCAL) toolchains
 	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(ARGS)
 
 soak: $(STAMP)

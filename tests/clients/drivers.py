@@ -13,7 +13,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from tests.lm import expected_answer
@@ -28,7 +27,7 @@ class DrivenClient:
     `ledger` has, for each call that was made, every outcome that was reported for it.
     """
 
-    def __init__(self, name: str, command: Sequence[str], address: str, cwd: Path = ROOT, at_once: int = 4) -> None:
+    def __init__(self, name: str, command: Sequence[str], address: str, at_once: int = 3) -> None:
         self.name = name
         self.ledger: dict[str, list[dict[str, Any]]] = {}
         self.problems: list[str] = []
@@ -39,7 +38,7 @@ class DrivenClient:
         environ = clean_environ(extra={"DSPYMQ_BROKERS": address, "LC_ALL": "C.UTF-8"})
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            command, cwd=cwd, env=environ, stdin=pipe, stdout=pipe, text=True, start_new_session=True
+            command, cwd=ROOT, env=environ, stdin=pipe, stdout=pipe, text=True, start_new_session=True
         )
         self._reader = threading.Thread(target=self._read, name=f"driver-{name}")
         self._reader.start()

@@ -59,8 +59,8 @@ HEAD: Final = """# Clients
 The same six things in each of the full clients. Every snippet here is part of a file that the tests run:
 [examples/six_things.py](../examples/six_things.py),
 [clients/elixir/examples/six_things.exs](../clients/elixir/examples/six_things.exs),
-[clients/node/examples/six-things.ts](../clients/node/examples/six-things.ts). Small clients, complete in under 150
-lines each, are in [clients/minimal](../clients/minimal/README.md); how to write one, in [SPEC.md](../SPEC.md).
+[clients/node/examples/six-things.ts](../clients/node/examples/six-things.ts). Small clients, each in under
+150 lines of code, are in [clients/minimal](../clients/minimal/README.md); how to write one, in [SPEC.md](../SPEC.md).
 
 All of them reconnect by themselves, with several brokers to try in order, and are tested by the same
 [conformance kit](conformance.md).

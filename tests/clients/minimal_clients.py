@@ -1,0 +1,121 @@
+"""How the clients of clients/minimal are built and run, and what they need."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+
+FOLDER = ROOT / "clients" / "minimal"
+JARS = "/usr/share/java/jeromq.jar:/usr/share/java/msgpack-core.jar"
+BUILD_S = 120
+# What a transcript of the kit may need of a driver (docs/conformance-drivers.md).
+USUAL = frozenset(("call", "options", "stream", "cancel", "failover", "resume", "close"))
+
+Command = Callable[[Path], list[str]]
+
+
+@dataclass(frozen=True)
+class Minimal:
+    """One client: `probe` ends well where its packages are there; `run` is its command, with what `make` has built."""
+
+    name: str
+    sources: tuple[str, ...]
+    packages: str
+    probe: tuple[str, ...]
+    run: Command
+    make: str | None = None
+    streams: bool = True
+    resumes: bool = True
+    cancels: bool = True
+    drives: frozenset[str] = field(default=USUAL)
+
+    def command(self, build: Path) -> list[str]:
+        """Its command line, built if need be. Skips, or fails, if the toolchain is not there."""
+        if not _has_toolchain(self.probe):
+            missing = f"the {self.name} client needs the Debian packages {self.packages}"
+            if os.environ.get("DSPYMQ_REQUIRE_TOOLCHAINS") == "1":
+                pytest.fail(missing)
+            pytest.skip(missing)
+        if self.make:
+            _make(self.make, build)
+        return self.run(build)
+
+
+@functools.cache
+def _has_toolchain(probe: tuple[str, ...]) -> bool:
+    if shutil.which(probe[0]) is None:
+        return False
+    return subprocess.run(probe, capture_output=True, stdin=subprocess.DEVNULL, timeout=60).returncode == 0
+
+
+@functools.cache
+def _make(target: str, build: Path) -> None:
+    done = subprocess.run(
+        ["make", "-C", FOLDER, f"BUILD={build}", target], capture_output=True, text=True, timeout=BUILD_S
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+_C_PROBE = "echo '#include <zmq.h>\n#include <msgpack.h>' | cc -fsyntax-only -x c - && make --version"
+_JAVA_PROBE = f"javac -version && make --version && test -e {JARS.replace(':', ' -a -e ')}"
+
+ALL = [
+    Minimal(
+        "c",
+        ("c/dspymq.c", "c/dspymq.h", "c/values.h"),
+        "gcc, libc6-dev, make, libzmq3-dev, libmsgpack-dev",
+        ("sh", "-c", _C_PROBE),
+        lambda build: [str(build / "dspymq")],
+        make="c",
+    ),
+    Minimal(
+        "ruby",
+        ("ruby/dspymq.rb",),
+        "ruby, ruby-ffi-rzmq, ruby-msgpack",
+        ("ruby", "-e", "require 'ffi-rzmq'; require 'msgpack'"),
+        lambda _: ["ruby", str(FOLDER / "ruby" / "dspymq.rb")],
+    ),
+    Minimal(
+        "perl",
+        ("perl/dspymq.pl",),
+        "perl, libzmq-ffi-perl, libdata-messagepack-perl",
+        ("perl", "-MZMQ::FFI", "-MData::MessagePack", "-e", "1"),
+        lambda _: ["perl", str(FOLDER / "perl" / "dspymq.pl")],
+    ),
+    Minimal(
+        "php",
+        ("php/dspymq.php",),
+        "php-cli, php-zmq, php-msgpack",
+        ("php", "-r", "exit(extension_loaded('zmq') && extension_loaded('msgpack') ? 0 : 1);"),
+        lambda _: ["php", str(FOLDER / "php" / "dspymq.php")],
+    ),
+    Minimal(
+        "java",
+        tuple(f"java/{name}.java" for name in ("Dspymq", "Main", "Values")),
+        "default-jdk-headless, make, libjeromq-java, libmsgpack-java",
+        ("sh", "-c", _JAVA_PROBE),
+        lambda build: ["java", "-cp", f"{build / 'java'}:{JARS}", "dspymq.Main"],
+        make="java",
+    ),
+    Minimal(
+        "oneshot",
+        ("oneshot.py",),
+        "(none: pyzmq and msgpack)",
+        (sys.executable, "-c", "import zmq, msgpack"),
+        lambda _: [sys.executable, str(FOLDER / "oneshot.py")],
+        streams=False,
+        resumes=False,
+        cancels=False,
+        drives=frozenset(("one-shot",)),
+    ),
+]

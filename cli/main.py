@@ -5,6 +5,7 @@ import click
 from dspymq.cli import options
 from dspymq.cli.broker import broker
 from dspymq.cli.call import call
+from dspymq.cli.conformance import conformance
 from dspymq.cli.drain import drain, undrain
 from dspymq.cli.events import events
 from dspymq.cli.exit_codes import table
@@ -61,7 +62,7 @@ def cli() -> None:
     """See HELP."""
 
 
-for _verb in (broker, worker, up, call, programs, status, jobs, events, drain, undrain, ping, local):
+for _verb in (broker, worker, up, call, programs, status, jobs, events, drain, undrain, ping, local, conformance):
     cli.add_command(_verb)
 
 

@@ -23,6 +23,8 @@ def show_status(address: str, stats: Mapping[str, Any], workers: Sequence[Mappin
     if workers:
         out.print()
         out.print(worker_table(workers, now_ms=time.time_ns() // 1_000_000))
+        for line in problem_lines(workers):
+            out.print(Text(line, style="yellow"))
     else:
         out.print("no workers; start some: dspymq worker MODULE")
     queues = stats.get("queues") or []
@@ -49,7 +51,7 @@ def headline(stats: Mapping[str, Any]) -> str:
 
 def worker_table(workers: Sequence[Mapping[str, Any]], now_ms: int) -> Table:
     """A row a worker, and below it one an executor. `now_ms` is Unix time."""
-    table = _table("WORKER", "STATE", "PID", "IN FLIGHT", "SLOTS", "AGE", "PROGRAMS")
+    table = _table("WORKER", "STATE", "PID", "IN FLIGHT", "SLOTS", "DONE", "MEMORY", "AGE", "PROGRAMS")
     for worker in workers:
         programs = ", ".join(name for name in worker.get("programs") or {} if not name.startswith("_"))
         table.add_row(
@@ -59,9 +61,13 @@ def worker_table(workers: Sequence[Mapping[str, Any]], now_ms: int) -> Table:
             _lanes(worker.get("in_flight")),
             _lanes(worker.get("slots")),
             "",
+            "",
+            "",
             programs or "-",
         )
         for executor in worker.get("executors") or []:
+            if executor.get("problem"):
+                continue
             started_ms = executor.get("started_at_ms")
             table.add_row(
                 f"  {executor.get('id')}",
@@ -69,10 +75,30 @@ def worker_table(workers: Sequence[Mapping[str, Any]], now_ms: int) -> Table:
                 str(executor.get("pid") or "-"),
                 str(executor.get("in_flight", 0)),
                 _lanes(executor.get("slots")),
+                str(executor.get("jobs", "-")),
+                memory(executor),
                 duration(now_ms - started_ms) if isinstance(started_ms, int) else "-",
                 "",
             )
     return table
+
+
+def problem_lines(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with workers, in their own words: a line each."""
+    return [
+        f"{worker.get('name') or worker.get('worker')}: {row.get('id')} {row.get('state')}: {row.get('problem')}"
+        for worker in workers
+        for row in worker.get("executors") or []
+        if row.get("problem")
+    ]
+
+
+def memory(executor: Mapping[str, Any]) -> str:
+    """A process's own memory, and what it shares with others: `85+140 MiB`."""
+    private, shared = executor.get("private_bytes"), executor.get("shared_bytes")
+    if not isinstance(private, int) or not isinstance(shared, int):
+        return "-"
+    return f"{private >> 20}+{shared >> 20} MiB"
 
 
 def queue_table(queues: Sequence[Mapping[str, Any]]) -> Table:

@@ -25,6 +25,11 @@ from dspymq.cli import options
     help="Jobs at once in each of them; default 8.  [env var: DSPYMQ_WORKER_CONCURRENCY]",
 )
 @click.option(
+    "--reload/--no-reload",
+    default=None,
+    help="Import the programs anew when their files change.  [env var: DSPYMQ_WORKER_RELOAD]",
+)
+@click.option(
     "--clients",
     metavar="ADDR",
     help="Where clients connect; by default port 5570, or a free one if that is taken.  "
@@ -44,6 +49,7 @@ def up(
     targets: tuple[str, ...],
     processes: int | None,
     concurrency: int | None,
+    reload: bool | None,
     clients: str | None,
     workers: str | None,
     config_path: Path | None,
@@ -72,6 +78,7 @@ def up(
         targets=targets,
         processes=processes,
         concurrency=concurrency,
+        reload=reload,
         clients=clients,
         workers=workers,
         config_path=config_path,

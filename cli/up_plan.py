@@ -33,6 +33,7 @@ class UpRequest:
         targets: tuple[str, ...],
         processes: int | None,
         concurrency: int | None,
+        reload: bool | None = None,
         clients: str | None,
         workers: str | None,
         config_path: Path | None,
@@ -44,7 +45,7 @@ class UpRequest:
         pool = load_worker_config(
             config_path,
             environ,
-            {"targets": list(targets) or None, "processes": processes, "concurrency": concurrency},
+            {"targets": list(targets) or None, "processes": processes, "concurrency": concurrency, "reload": reload},
         )
         # An address that somebody chose is used or refused; only the defaults give way.
         clients_address = free_or_any(broker.clients) if broker.clients == DEFAULT_CLIENTS else broker.clients
@@ -68,7 +69,9 @@ class UpRequest:
         """The command line of the pool."""
         pool = self.pool
         numbers = ["--processes", str(pool.processes), "--concurrency", str(pool.concurrency)]
-        return ["worker", *pool.targets, "--broker", workers_address, "--name", pool.name, *numbers, *self._common()]
+        reload = ["--reload"] if pool.reload else []
+        named = ["--name", pool.name, *numbers, *reload]
+        return ["worker", *pool.targets, "--broker", workers_address, *named, *self._common()]
 
     def _common(self) -> list[str]:
         config = [] if self.config_path is None else ["--config", str(self.config_path)]

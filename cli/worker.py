@@ -40,6 +40,34 @@ from dspymq.cli.errors import CommandError
     help="forkserver imports the programs once, spawn once a process.  [env var: DSPYMQ_WORKER_START_METHOD]",
 )
 @click.option(
+    "--reload/--no-reload",
+    default=None,
+    help="Import the programs anew when their files change; as SIGHUP does.  [env var: DSPYMQ_WORKER_RELOAD]",
+)
+@click.option(
+    "--max-jobs-per-executor",
+    type=int,
+    metavar="N",
+    help="Replace an executor after so many jobs.  [env var: DSPYMQ_WORKER_MAX_JOBS_PER_EXECUTOR]",
+)
+@click.option(
+    "--max-age",
+    "max_age_s",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="Replace an executor when it is so old.  [env var: DSPYMQ_WORKER_MAX_AGE_MS]",
+)
+@click.option(
+    "--max-rss",
+    metavar="SIZE",
+    help="Replace an executor that has more in RAM, such as 800M or 2G.  [env var: DSPYMQ_WORKER_MAX_RSS_BYTES]",
+)
+@click.option(
+    "--kill-rss",
+    metavar="SIZE",
+    help="Kill an executor that has more in RAM; default twice --max-rss.  [env var: DSPYMQ_WORKER_KILL_RSS_BYTES]",
+)
+@click.option(
     "--grace",
     "grace_s",
     type=click.FloatRange(min=0),
@@ -64,6 +92,11 @@ def worker(
     processes: int | None,
     concurrency: int | None,
     start_method: str | None,
+    reload: bool | None,
+    max_jobs_per_executor: int | None,
+    max_age_s: float | None,
+    max_rss: str | None,
+    kill_rss: str | None,
     grace_s: float | None,
     name: str | None,
     default_profile: str | None,
@@ -75,8 +108,10 @@ def worker(
     name there (all of __all__, if it has one), and zero-argument factories of one too. Without MODULE the pool runs
     inline signatures only. It needs the extra: pip install 'dspymq[worker]'.
 
-    The first SIGTERM lets running jobs end (--grace), a second one stops at once. The broker need not be there yet,
-    and may come and go. Every key of [worker] may also stand in the environment as DSPYMQ_WORKER_KEY.
+    The first SIGTERM lets running jobs end (--grace), a second one stops at once. SIGHUP imports the programs anew
+    without failing a call; of a new version that cannot be used the log says why, and the old one serves on. The
+    broker need not be there yet, and may come and go. Every key of [worker] may also stand in the environment as
+    DSPYMQ_WORKER_KEY.
 
     \b
     Examples:
@@ -95,6 +130,11 @@ def worker(
             "processes": processes,
             "concurrency": concurrency,
             "start_method": start_method,
+            "reload": reload,
+            "max_jobs_per_executor": max_jobs_per_executor,
+            "max_age_ms": None if max_age_s is None else round(max_age_s * 1000),
+            "max_rss_bytes": max_rss,
+            "kill_rss_bytes": kill_rss,
             "grace_ms": None if grace_s is None else round(grace_s * 1000),
             "name": name,
             "default_profile": default_profile,

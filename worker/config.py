@@ -62,7 +62,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     executors take `concurrency` jobs each. `start_method`: forkserver imports the programs once; spawn once an
     executor. `grace_ms` bounds a drain; `cancel_grace_ms` is what a job may take after its deadline before its
     process is at stake; after `stall_ms` of silence, against a beat every `beat_ms`, an executor gets no jobs.
-    `default_profile` names the profile of jobs that name none.
+    `default_profile` names the profile of jobs that name none. With `reload` the programs are imported anew when their
+    files change. An executor is replaced, without anybody missing it, when it has ended `max_jobs_per_executor` jobs,
+    is `max_age_ms` old, or has more than `max_rss_bytes` in RAM; one over `kill_rss_bytes` (twice `max_rss_bytes` if
+    only that is given) is killed. Sizes may be written as 512M or 2G.
     """
 
     brokers: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [DEFAULT_BROKER])
@@ -79,6 +82,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     beat_ms: Annotated[int, msgspec.Meta(ge=50, le=60_000)] = 500
     start_timeout_ms: Annotated[int, msgspec.Meta(ge=1_000, le=3_600_000)] = 60_000
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1_024, le=128 * 1024 * 1024)] = 16 * 1024 * 1024
+    reload: bool = False
+    max_jobs_per_executor: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_age_ms: Annotated[int, msgspec.Meta(ge=1_000)] | None = None
+    max_rss_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] | None = None
+    kill_rss_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     default_profile: str | None = None
     profiles: dict[str, LMProfile] = {}
@@ -189,11 +197,23 @@ def _converted(key: str, value: Any, place: str) -> Any:
     strict = not place.startswith(ENVIRONMENT_PREFIX)
     if key == "log_level" and isinstance(value, str):
         value = value.upper()
+    if key.endswith("_bytes") and isinstance(value, str):
+        value = size_bytes(value)
     try:
         return msgspec.convert(value, _FIELDS[key].type, strict=strict)
     except msgspec.ValidationError as error:
         problem = str(error).split(" - at ")[0]
         raise ConfigError(place, f"is {value!r}: {problem}", "set it to a value of that kind") from None
+
+
+def size_bytes(text: str) -> int | str:
+    """`512M` as a number of bytes (K, M, G are powers of 1024); text that is no size as it is."""
+    match = _SIZE.fullmatch(text.strip())
+    return int(float(match[1]) * _UNITS[match[2].upper()]) if match else text
+
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGkmg]?)(?:i?[Bb])?")
+_UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
 def _check(config: WorkerConfig, places: Mapping[str, str]) -> None:
@@ -204,6 +224,10 @@ def _check(config: WorkerConfig, places: Mapping[str, str]) -> None:
     if config.beat_ms * 3 > config.stall_ms:
         place = places.get("stall_ms") or places.get("beat_ms") or "stall_ms"
         raise ConfigError(place, f"is {config.stall_ms} for a beat of {config.beat_ms} ms", "use 3 beats at least")
+    soft, hard = config.max_rss_bytes, config.kill_rss_bytes
+    if soft is not None and hard is not None and hard < soft:
+        place = places.get("kill_rss_bytes", "kill_rss_bytes")
+        raise ConfigError(place, f"is {hard}, less than max_rss_bytes, {soft}", "make it larger, or leave it out")
     name = config.default_profile
     if name is not None and name not in config.profiles:
         close = difflib.get_close_matches(name, list(config.profiles), n=1)

@@ -10,13 +10,17 @@ from dspymq.worker.profiles import LMProfile
 VARIABLE: Final = "DSPYMQ_EXECUTOR_SPEC"
 """The environment variable that carries the spec as JSON, LM keys included: it is our own child's environment."""
 
+STDERR_VARIABLE: Final = "DSPYMQ_EXECUTOR_STDERR"
+"""A file that gets what is written on stderr while the programs are imported, so that it outlives the process."""
+
 
 class ExecutorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One generation of executors.
 
     `targets` are MODULE or MODULE:NAME; `paths` go to the front of sys.path, and `cwd` (None: unchanged) is entered,
     before they are imported. `parent_pid` is the process that starts the fork server, or the executors themselves
-    when they are spawned: they end with it (0: not checked). `beat_ms` is the interval of `ping` on the pipe.
+    when they are spawned: they end with it (0: not checked). With `fresh` no bytecode of the programs is written: its
+    check, a second and a size, may miss an edit. `beat_ms` is the interval of `ping` on the pipe.
     """
 
     targets: list[str] = []
@@ -26,6 +30,7 @@ class ExecutorSpec(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 16
     beat_ms: int = 1000
     max_body_bytes: int = 16 * 1024 * 1024
+    fresh: bool = False
     parent_pid: int = 0
     log_level: str = "WARNING"
 

@@ -6,6 +6,7 @@ are decoded without the wire's strict profile. Bound to one asyncio loop; no thr
 
 import asyncio
 import logging
+import os
 import socket
 import struct
 from collections import deque
@@ -120,6 +121,16 @@ class Pipe:
         self._give_up_writing()
         self._sock.close()
         self._wake()
+
+    def abandon(self) -> None:
+        """In a forked child, whose pipe this is not: the other side never hears of it, and it hears that all is over.
+
+        The file descriptor stays, connected to nothing: whatever the child inherited keeps no connection open.
+        """
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        os.dup2(ours.fileno(), self._sock.fileno())
+        ours.close()
 
     def _pop(self) -> Received:
         message = self._received.popleft()

@@ -105,6 +105,8 @@ class WorkerSide:
             worker = session.worker
             if worker is not None and worker.session is None:
                 self._lose(worker)
+        if sessions:
+            self._fill_all()
 
     def forgive_absence(self) -> None:
         """Workers that could not come back while the broker stood still have `dead_ms` from now on."""
@@ -114,9 +116,15 @@ class WorkerSide:
 
     def lose_absent(self) -> None:
         """Lose the workers that have not come back in time."""
-        for worker in list(self._fleet.workers.values()):
-            if worker.session is None and worker.lost_at_ms <= self._context.now_ms:
-                self._lose(worker)
+        absent = [
+            worker
+            for worker in self._fleet.workers.values()
+            if worker.session is None and worker.lost_at_ms <= self._context.now_ms
+        ]
+        for worker in absent:
+            self._lose(worker)
+        if absent:
+            self._fill_all()
 
     def say_bye(self, session: WorkerSession, reason: str) -> None:
         """End the session from here; used when the broker stops."""
@@ -194,6 +202,10 @@ class WorkerSide:
             else:
                 self._machine.settle_fenced(lease)
 
+    def _fill_all(self) -> None:
+        for worker in self._fleet.workers.values():
+            self._machine.fill(worker)
+
     # -- ready and held ---------------------------------------------------------------------------------------------
 
     def _ready(self, session: WorkerSession, message: w.Ready, body: bytes) -> None:
@@ -209,12 +221,14 @@ class WorkerSide:
         syncs = first or message.held is not None
         if syncs:
             worker.synced = False
-        self._fleet.offer(worker, message)
+        concerns_others = self._fleet.offer(worker, message)
         if first:
             self._context.emit("worker.ready", worker=worker.name, slots=worker.slots)
         if syncs:
             self._sync(worker, session, message)
         self._machine.fill(worker)
+        if concerns_others:
+            self._fill_all()
 
     def _worker_of(self, session: WorkerSession, name: str) -> Worker:
         worker = self._fleet.workers.get(name)

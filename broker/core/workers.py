@@ -191,8 +191,11 @@ class Fleet:
         offered, newest = found
         return need.prefer if need.prefer in offered else newest
 
-    def offer(self, worker: Worker, ready: w.Ready) -> None:
-        """The worker's slots, programs and profiles are these now."""
+    def offer(self, worker: Worker, ready: w.Ready) -> bool:
+        """The worker's slots, programs and profiles are these now.
+
+        True if other workers may have become the right ones for jobs that wait (a newer revision has come or gone).
+        """
         programs: dict[str, set[str]] = {}
         for program in ready.programs:
             programs.setdefault(program.name, set()).add(program.revision)
@@ -207,6 +210,7 @@ class Fleet:
             self._match(worker)
         else:
             self._match_all()
+        return not same_programs
 
     def remove(self, worker: Worker) -> None:
         """The worker is gone for good."""

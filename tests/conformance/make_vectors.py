@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from dspymq.conformance.vectors import VECTORS
 from tests.conformance import (
     transcripts_broker_jobs,
     transcripts_broker_leases,
@@ -23,7 +24,6 @@ from tests.conformance import (
     vector_ids,
     vector_invalid,
 )
-from tests.conformance.vector_match import VECTORS
 from tests.conformance.vector_steps import Transcript
 
 TRANSCRIPTS: Final = {

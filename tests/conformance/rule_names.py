@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dspymq.conformance.vectors import VECTORS
 from tests.conformance.spec_text import ROOT, Rule, Spec
-from tests.conformance.vector_match import VECTORS
 
 HERE: Final = Path(__file__).parent
 ELSEWHERE: Final = HERE / "rules_elsewhere.json"

@@ -9,6 +9,9 @@ import msgpack
 import msgspec
 import pytest
 
+from dspymq.conformance.engine import Engine
+from dspymq.conformance.matching import frame
+from dspymq.conformance.vectors import VECTORS, load
 from dspymq.protocol import (
     ProtocolError,
     client_codec,
@@ -21,9 +24,7 @@ from dspymq.protocol import (
 )
 from dspymq.protocol.ids import Id
 from tests.conformance import make_vectors
-from tests.conformance.vector_cases import BROKER_TRANSCRIPTS, INVALID, UNREADABLE, load
-from tests.conformance.vector_engine import Engine
-from tests.conformance.vector_match import VECTORS, frame
+from tests.conformance.vector_cases import BROKER_TRANSCRIPTS, INVALID, UNREADABLE
 from tests.conformance.vector_virtual import VirtualBroker, digest
 
 CODECS: dict[str, Any] = {"clients": client_codec(), "workers": worker_codec()}

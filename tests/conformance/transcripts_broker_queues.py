@@ -56,7 +56,7 @@ def _order() -> Iterator[Transcript]:
 
 def _workers() -> Iterator[Transcript]:
     about = "The worker that uses the smallest share of its slots is next."
-    t = Transcript("least-loaded-first", "R-11.4", about)
+    t = Transcript("least-loaded-first", "R-11.4", about, fresh=True)
     c, small, large = t.client(), t.worker("small", slots=2), t.worker("large", slots=4)
     c.submit("a").submit("b").submit("d")
     counts = {"in_flight": {"default": 1}}, {"in_flight": {"default": 2}}

@@ -41,7 +41,7 @@ def _form() -> Iterator[Transcript]:
         w.ask_refused(method, "not_allowed", job="j", worker="w")
     yield t
     about = "In bodies an empty array is an empty map, and a whole float an integer; unknown keys are ignored."
-    t = Transcript("bodies-are-met-halfway", "R-2.21", about)
+    t = Transcript("bodies-are-met-halfway", "R-2.21", about, fresh=True)
     c = t.client()
     for body in (octets([]), {"params": []}, {"params": {}}, {"params": {"later": 1}, "later": 2}, octets(b"")):
         c.send("request", body, rid="1", method="programs.list").expect("reply", {"result": {"programs": []}}, rid="1")
@@ -52,7 +52,7 @@ def _form() -> Iterator[Transcript]:
 
 def _programs_and_workers() -> Iterator[Transcript]:
     about = "Programs and workers come back as their workers describe them; a ready without a body changes no words."
-    t = Transcript("programs-and-workers", "R-2.20 R-2.22 R-10.1", about)
+    t = Transcript("programs-and-workers", "R-2.20 R-2.22 R-10.1", about, fresh=True)
     c, w = t.client(), t.worker(slots=None)
     described = {"description": "Answers.", "inputs": {"type": "object"}, "outputs": None, "more": 1}
     w.ready(2, {"programs": {"qa": described}, "executors": [{"id": "w/1"}]}, held=[]).expect("synced")
@@ -76,7 +76,7 @@ def _programs_and_workers() -> Iterator[Transcript]:
 
 def _jobs() -> Iterator[Transcript]:
     about = "Jobs are listed by state and program, and shown with what became of them."
-    t = Transcript("jobs-listed", "R-10.1", about)
+    t = Transcript("jobs-listed", "R-10.1", about, fresh=True)
     c, d, w = t.client(), t.client("d"), t.worker()
     c.submit("a", priority=7, want=["started"])
     w.dispatch("a")
@@ -200,7 +200,7 @@ def _drain() -> Iterator[Transcript]:
 
 def _events() -> Iterator[Transcript]:
     about = "Events come in order, counted from 0, from the subscription until its end."
-    t = Transcript("events-of-jobs", "R-10.4 R-10.5", about)
+    t = Transcript("events-of-jobs", "R-10.4 R-10.5", about, fresh=True)
     c, d, w = t.client(), t.client("d"), t.worker()
     c.ask("events.subscribe", {"sub": put("sub"), "kinds": {"$has": ["job.done", "job.submitted"]}}, kinds=["job"])
     d.submit("a")

@@ -71,7 +71,7 @@ def _restarts() -> Iterator[Transcript]:
             again = t.peer("w2", "worker")
             again.worker = "w"
             again.send("hello", name="w", features=["chunks"]).expect("welcome")
-            again.resync(1, [again.held("j", seq=5)], ["j"])
+            again.resync(1, [again.held("j", seq=5, left_ms=60000)], ["j"])
             return again.expect("attach", lease=get("j.lease"))
 
         if first == "client":
@@ -265,7 +265,7 @@ def _unclaimed() -> Iterator[Transcript]:
     c.submit("j", **AGAIN).refused("result_gone")
     yield t
     about = "The submit brings the inputs and the timeout: the job can expire, and run again if its worker is lost."
-    t = Transcript("the-client-comes-second", "R-8.6 R-8.7", about)
+    t = Transcript("the-client-comes-second", "R-8.6 R-8.7", about, adopt_ms=500)
     c, w = t.client(), t.worker(slots=None)
     reports(w, held(), held("late", 2), keep=[1, 2], slots=2)
     w.expect("attach", lease=lease(1), want=[]).expect("attach", lease=lease(2), want=[])

@@ -57,7 +57,10 @@ def _hello_again() -> Transcript:
 
 def _no_session() -> Transcript:
     t = Transcript(
-        "no-session", "R-3.8", "What needs a session and has none is answered by no_session, and does nothing."
+        "no-session",
+        "R-3.8",
+        "What needs a session and has none is answered by no_session, and does nothing.",
+        fresh=True,
     )
     c, w = t.peer("c", "client"), t.peer("w", "worker")
     c.submit("j").refused("no_session", job="j", retryable=True)

@@ -91,8 +91,11 @@ def _inputs() -> Iterator[Transcript]:
     about = "In bodies an empty array is an empty map; what is no map is refused."
     t, b = new("bodies", "R-2.21", about)
     b.begins()
-    b.dispatch("a", "echo", None, body={"inputs": []}).result("a", code="INVALID_ARGUMENT", reason="invalid_inputs")
-    b.dispatch("b", "nap", None, body={"inputs": {"ms": 3.0}, "later": 1}).result("b", {"outputs": {"ms": 3}})
+    checked = {"": "R-2.21", "code": "R-11.17", "reason": "R-2.21"}
+    b.dispatch("a", "echo", None, body={"inputs": []})
+    b.result("a", code="INVALID_ARGUMENT", reason="invalid_inputs", rule=checked)
+    b.dispatch("b", "nap", None, body={"inputs": {"ms": 3.0}, "later": 1})
+    b.result("b", {"outputs": {"ms": 3}}, recommended=True)
     b.dispatch("c", "echo", None, body={"$hex": "c1"}).result("c", code="INVALID_ARGUMENT", reason="invalid_body")
     b.dispatch("d", "echo", None, body={"inputs": "x"}).result("d", code="INVALID_ARGUMENT", reason="invalid_body")
     yield t

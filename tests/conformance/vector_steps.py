@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any, Final, Self
 
 from dspymq.protocol.errors import REASONS
+from tests.conformance.step_rules import annotated
 from tests.conformance.vector_encodings import Fields
 from tests.conformance.vector_forms import write
 
@@ -45,10 +46,13 @@ def question(text: str) -> Fields:
 class Transcript:
     """One transcript. `settings` are those of the broker under test (SPEC section 13)."""
 
-    def __init__(self, name: str, rules: str, about: str, **settings: Any) -> None:
+    role = "broker"
+
+    def __init__(self, name: str, rules: str, about: str, *, fresh: bool = False, **settings: Any) -> None:
         self.name = name
         self.rules = rules.split()
         self.about = about
+        self.fresh = fresh
         self.settings = settings
         self.peers: dict[str, str] = {}
         self.steps: list[Fields] = []
@@ -58,7 +62,9 @@ class Transcript:
         found: Fields = {"name": self.name, "rules": self.rules, "about": self.about}
         if self.settings:
             found["settings"] = self.settings
-        return {**found, "peers": self.peers, "steps": self.steps}
+        if self.fresh or (self.role == "broker" and _is_of_a_fresh_broker(self.steps)):
+            found["fresh"] = True
+        return {**found, "peers": self.peers, "steps": annotated(self.role, self.rules, self.steps)}
 
     def add(self, **step: Any) -> Self:
         """A step as it stands in the file."""
@@ -97,6 +103,28 @@ class Transcript:
         return self.peer(name, "one-shot")
 
 
+def _is_of_a_fresh_broker(steps: list[Fields]) -> bool:
+    """Whether others at the broker would be noticed.
+
+    With other workers there, a program that nobody has offered yet is unknown (R-11.8). And digests are those of the
+    names as they stand, which runners change where a broker is shared.
+    """
+    offered: set[str] = set()
+    for step in steps:
+        sent = step.get("send", {})
+        if sent.get("t") == "ready":
+            offered |= {each["name"] for each in sent.get("programs", ())}
+        if sent.get("t") == "submit" and sent["program"] not in offered:
+            return True
+    return _has_digests(steps)
+
+
+def _has_digests(value: Any) -> bool:
+    if isinstance(value, dict):
+        return isinstance(value.get("digest"), str) or any(_has_digests(each) for each in value.values())
+    return isinstance(value, list) and any(_has_digests(each) for each in value)
+
+
 class Side:
     """Writes the steps of one peer."""
 
@@ -115,10 +143,19 @@ class Side:
         return self.add(send=header, body=body)
 
     def expect(
-        self, t: str, body: Any = None, *, within: int | None = None, after: int | None = None, **f: Any
+        self,
+        t: str,
+        body: Any = None,
+        *,
+        within: int | None = None,
+        after: int | None = None,
+        rule: str | dict[str, str] | None = None,
+        recommended: bool | None = None,
+        **f: Any,
     ) -> Self:
-        """The next message: these fields at least, and this body if one is given."""
-        return self.add(expect={"t": t, **f}, body=body, within_ms=within, not_before_ms=after)
+        """The next message: these fields at least, and this body if one is given; `rule` as in step_rules.py."""
+        times = {"within_ms": within, "not_before_ms": after}
+        return self.add(expect={"t": t, **f}, body=body, **times, rule=rule, recommended=recommended)
 
     def refused(self, reason: str, **fields: Any) -> Self:
         """The next message is this `error`."""
@@ -128,9 +165,9 @@ class Side:
         """The next messages are these, in any order."""
         return self.add(expect_in_any_order=[{"expect": each} for each in patterns])
 
-    def nothing(self) -> Self:
+    def nothing(self, rule: str | None = None) -> Self:
         """Nothing has been sent to this peer."""
-        return self.add(expect_nothing=True)
+        return self.add(expect_nothing=True, rule=rule)
 
     def frames(self, *frames: bytes) -> Self:
         """Send these frames."""

@@ -82,6 +82,8 @@ def test_a_c_call_that_holds_the_gil_costs_its_neighbours_an_attempt_at_most(
     neighbours = [system.client.submit("qa", {"question": f"#job={name} #hang"}, timeout_s=60) for name in names]
     for name in names:
         system.lm.wait_open(name)
+        # Run again they run alone, one after the other, in any order.
+        system.lm.script(name, hang=False)
     job, pid = start(system, "grip", {}, tmp_path / "mark", timeout_s=1.5 if how == "deadline" else 60)
     if how == "cancel":
         job.cancel()

@@ -2,12 +2,12 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from dspymq.conformance.brokers import free_ports
 from tests.integration.pool_peer import session_of, wait_until_gone
 from tests.lm import ScriptedLM
 
@@ -77,9 +77,8 @@ api_key = "k-123456"
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    """An address that nobody listens at, and that no outgoing connection takes meanwhile."""
+    return f"tcp://127.0.0.1:{free_ports(1)[0]}"
 
 
 class BrokerProcess:

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
@@ -216,20 +217,32 @@ class JobRunner:
 
 
 async def _called(module: Any, arguments: dict[str, Any]) -> Any:
+    owner = os.getpid()
     try:
         return await module.acall(**arguments)
     except (SystemExit, KeyboardInterrupt) as error:
         raise JobError("program_error", f"the program raised {type(error).__name__}") from error
+    finally:
+        _end_if_forked(owner)
 
 
 def _called_in_thread(module: Any, arguments: dict[str, Any], context: JobContext) -> Any:
     if context.token.cause is not None:
         raise JobStopped
+    owner = os.getpid()
     try:
         return module(**arguments)
     except (SystemExit, KeyboardInterrupt, StopIteration) as error:
         # StopIteration cannot be set on a Future: whoever waits for it would wait for ever.
         raise JobError("program_error", f"the program raised {type(error).__name__}") from error
+    finally:
+        _end_if_forked(owner)
+
+
+def _end_if_forked(owner: int) -> None:
+    """A child that a program forked has come out of the program: the job, and all else here, is its parent's."""
+    if os.getpid() != owner:
+        os._exit(0)
 
 
 def _cancel(running: asyncio.Future[Any]) -> None:

@@ -4,6 +4,8 @@ Reads the environment (dspymq.worker.executor_spec); without a spec there nothin
 for the executors to report, since an exception here would only end the fork server. Nothing connects anywhere.
 """
 
+import contextlib
+import faulthandler
 import gc
 import importlib
 import logging
@@ -16,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from dspymq.worker.executor import process
-from dspymq.worker.executor_spec import VARIABLE, ExecutorSpec, from_environment
+from dspymq.worker.executor_spec import STDERR_VARIABLE, VARIABLE, ExecutorSpec, from_environment
 
 _LAZY_MODULES: Final = (
     "anyio",
@@ -33,13 +35,16 @@ _LAZY_MODULES: Final = (
 class State:
     """The outcome of loading. `pid` is the process that loaded; in a forked executor it is its parent.
 
-    `failure` is one line for people, or None; `threads` are more than one if the import of `thread_target` ("" if
-    it was none of them) started some: such a process must not be forked.
+    `problems` are of targets and programs that are left out; `source_dirs` are the directories of the programs' own
+    modules. `failure` is one line for people, or None; `threads` are more than one if the import of `thread_target` (""
+    if it was none of them) started some: such a process must not be forked.
     """
 
     spec: ExecutorSpec
     pid: int
     programs: Mapping[str, Any] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    source_dirs: tuple[str, ...] = ()
     failure: str | None = None
     failed_target: str | None = None
     threads: int = 1
@@ -67,6 +72,7 @@ def load(spec: ExecutorSpec) -> State:
 def _load_programs(spec: ExecutorSpec) -> State:
     import dspy
 
+    from dspymq.worker.executor import sources
     from dspymq.worker.executor.lms import check_profile
     from dspymq.worker.executor.programs import ProgramsError, load_programs
     from dspymq.worker.profiles import ProfileError
@@ -80,8 +86,10 @@ def _load_programs(spec: ExecutorSpec) -> State:
 
     look("")
     own_paths = [*spec.paths, *([os.getcwd()] if spec.cwd is not None else [])]
+    problems: dict[str, str] = {}
+    sys.dont_write_bytecode |= spec.fresh
     try:
-        programs = load_programs(spec.targets, own_paths, look)
+        programs = load_programs(spec.targets, own_paths, look, problems)
         for profile in spec.profiles:
             check_profile(profile)
     except ProgramsError as error:
@@ -97,6 +105,8 @@ def _load_programs(spec: ExecutorSpec) -> State:
         spec,
         os.getpid(),
         programs=programs,
+        problems=problems,
+        source_dirs=tuple(sources.directories([target.partition(":")[0] for target in spec.targets], own_paths)),
         threads=process.thread_count(),
         thread_target=culprit[0] if culprit else None,
     )
@@ -111,13 +121,17 @@ def _from_environment() -> State | None:
         return None
     os.environ.pop(VARIABLE, None)
     process.set_signals()
+    # A crash in C says where it was, on stderr.
+    with contextlib.suppress(Exception):
+        faulthandler.enable()
     process.die_with_parent(spec.parent_pid)
     # A program may have closed stderr: a line that cannot be written must not become an error of a job.
     logging.raiseExceptions = False
     if not logging.getLogger().handlers:
         form = "%(asctime)s %(levelname)s %(name)s %(message)s"
         logging.basicConfig(level=spec.log_level.upper(), format=form)
-    return load(spec)
+    with process.stderr_to(os.environ.pop(STDERR_VARIABLE, None)):
+        return load(spec)
 
 
 STATE: Final = _from_environment()

@@ -1,5 +1,6 @@
 """Targets `MODULE[:NAME]` to the programs that a worker offers."""
 
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import dspy
 
-from dspymq.worker.executor import signatures
+from dspymq.worker.executor import signatures, sources
 from dspymq.worker.executor.signatures import Interface
 
 log = logging.getLogger("dspymq.worker.programs")
@@ -53,32 +54,80 @@ class Program:
 
 
 def load_programs(
-    targets: Sequence[str], own_paths: Collection[str] = (), on_loaded: Callable[[str], None] | None = None
+    targets: Sequence[str],
+    own_paths: Collection[str] = (),
+    on_loaded: Callable[[str], None] | None = None,
+    problems: dict[str, str] | None = None,
 ) -> dict[str, Program]:
-    """Import every target and build its programs. Raises ProgramsError, one clear line, for the first that fails.
+    """Import every target and build its programs.
 
     `own_paths` are the directories whose loaded modules count as the programs' sources in their revision, besides
-    each target's own package. `on_loaded` is called with each target when its programs stand.
+    each target's own package. `on_loaded` is called with each target when it was looked at.
+
+    A target or program that fails leaves only itself out, and a clear line in `problems`, under its name. Raises
+    ProgramsError for the first of them if nothing is left to offer, or if there are no `problems` to write to.
     """
-    found: dict[str, tuple[str, str, Any]] = {}
+    loader = _Loader(raises=problems is None)
     for target in targets:
-        module_name, _, name = target.partition(":")
-        source = _import(target, module_name)
-        exports = [(name, _named(target, source, name))] if name else list(_exports(target, source))
-        if not exports:
-            raise ProgramsError(target, "exports no dspy.Module and no factory of one")
-        for export, module in exports:
-            _check_name(target, export)
-            if export in found and found[export][2] is not module:
-                raise ProgramsError(target, f"the program name {export!r} is already taken by {found[export][0]}")
-            found[export] = (target, module_name, module)
+        loader.take(target)
         if on_loaded is not None:
             on_loaded(target)
-    sources = {module_name: _sources(module_name, own_paths) for _, module_name, _ in found.values()}
-    return {
-        name: make_program(name, module, sources[module_name], target)
-        for name, (target, module_name, module) in found.items()
-    }
+    digests = {module_name: sources.digest(module_name, own_paths) for _, module_name, _ in loader.found.values()}
+    programs: dict[str, Program] = {}
+    for name, (target, module_name, module) in loader.found.items():
+        with loader.failing(f"{module_name}:{name}"):
+            programs[name] = make_program(name, module, digests[module_name], target)
+    if loader.first is not None and not programs:
+        raise loader.first
+    if problems is not None:
+        problems |= loader.problems
+    return programs
+
+
+class _Loader:
+    """Collects programs, and what is wrong with others."""
+
+    def __init__(self, *, raises: bool) -> None:
+        self.found: dict[str, tuple[str, str, Any]] = {}
+        self.problems: dict[str, str] = {}
+        self.first: ProgramsError | None = None
+        self._raises = raises
+
+    @contextlib.contextmanager
+    def failing(self, what: str) -> Iterator[None]:
+        """Whatever fails meanwhile is a problem of `what`, and of nothing else."""
+        try:
+            yield
+        except ProgramsError as error:
+            if self._raises:
+                raise
+            self.first = self.first or error
+            self.problems[what] = str(error)
+
+    def take(self, target: str) -> None:
+        """Import one, and keep what it exports."""
+        module_name, _, name = target.partition(":")
+        with self.failing(target):
+            source = _import(target, module_name)
+            exports = [name] if name else _exported(target, source)
+            exported = len(self.found) + len(self.problems)
+            for export in exports:
+                with self.failing(f"{module_name}:{export}"):
+                    module = _named(target, source, export) if name else _made(target, source, export)
+                    self._keep(target, module_name, export, module)
+            if len(self.found) + len(self.problems) == exported and not self._has(module_name):
+                raise ProgramsError(target, "exports no dspy.Module and no factory of one")
+
+    def _has(self, module_name: str) -> bool:
+        return any(known == module_name for _, known, _ in self.found.values())
+
+    def _keep(self, target: str, module_name: str, export: str, module: Any) -> None:
+        if module is None:
+            return
+        _check_name(target, export)
+        if export in self.found and self.found[export][2] is not module:
+            raise ProgramsError(target, f"the program name {export!r} is already taken by {self.found[export][0]}")
+        self.found[export] = (target, module_name, module)
 
 
 def make_program(name: str, module: Any, sources: bytes = b"", target: str = "") -> Program:
@@ -163,25 +212,30 @@ def _import(target: str, module_name: str) -> ModuleType:
         raise ProgramsError(target, f"importing it failed: {_short(error)}{_place(error)}") from error
 
 
-def _exports(target: str, source: ModuleType) -> Iterator[tuple[str, Any]]:
-    """What the module exports, a class only where it exports no instance of just that class."""
+def _exported(target: str, source: ModuleType) -> list[str]:
+    """The names that may be programs."""
     listed = getattr(source, "__all__", None)
-    names = listed if listed is not None else [n for n in vars(source) if not n.startswith("_")]
-    instances = {type(vars(source).get(name)) for name in names}
+    names = list(listed) if listed is not None else [name for name in vars(source) if not name.startswith("_")]
     for name in names:
         if not hasattr(source, name):
             raise ProgramsError(target, f"__all__ names {name!r}, which does not exist")
-        value = getattr(source, name)
-        is_own = listed is not None or getattr(value, "__module__", None) == source.__name__
-        if isinstance(value, dspy.Module) and not isinstance(value, type):
-            yield name, value
-        elif isinstance(value, type) and issubclass(value, dspy.Module):
-            if is_own and value not in instances and _takes_nothing(value):
-                yield name, _build(target, name, value)
-        elif inspect.isfunction(value) and is_own and _takes_nothing(value):
-            made = _from_factory(target, name, value, is_listed=listed is not None)
-            if made is not None:
-                yield name, made
+    return names
+
+
+def _made(target: str, source: ModuleType, name: str) -> Any:
+    """The program under this name, None if it is none: a class only where no instance of just that class is there."""
+    listed = getattr(source, "__all__", None)
+    value = getattr(source, name)
+    is_own = listed is not None or getattr(value, "__module__", None) == source.__name__
+    if isinstance(value, dspy.Module) and not isinstance(value, type):
+        return value
+    if isinstance(value, type) and issubclass(value, dspy.Module):
+        names = listed if listed is not None else [n for n in vars(source) if not n.startswith("_")]
+        has_instance = any(type(vars(source).get(other)) is value for other in names)
+        return _build(target, name, value) if is_own and not has_instance and _takes_nothing(value) else None
+    if inspect.isfunction(value) and is_own and _takes_nothing(value):
+        return _from_factory(target, name, value, is_listed=listed is not None)
+    return None
 
 
 def _from_factory(target: str, name: str, function: Any, *, is_listed: bool) -> Any:
@@ -268,23 +322,6 @@ def _is_signature(value: Any) -> bool:
 def _instructions(module: Any) -> str:
     predictors = module.predictors()
     return str(predictors[0].signature.instructions) if len(predictors) == 1 else ""
-
-
-def _sources(module_name: str, own_paths: Collection[str]) -> bytes:
-    """The sources of the target's package and of every loaded module under `own_paths`, names included."""
-    top = module_name.partition(".")[0]
-    digest = hashlib.sha256()
-    for name, module in sorted(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if not path or name == "__main__" or "site-packages" in path:
-            continue
-        if name == top or name.startswith(f"{top}.") or any(path.startswith(f"{p.rstrip('/')}/") for p in own_paths):
-            try:
-                with open(path, "rb") as file:
-                    digest.update(f"{name}\0".encode() + hashlib.sha256(file.read()).digest())
-            except OSError:
-                continue
-    return digest.digest()
 
 
 def _short(error: BaseException) -> str:

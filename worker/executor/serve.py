@@ -18,6 +18,7 @@ from dspymq.worker.executor.failures import JobError
 from dspymq.worker.executor.jobs import Job, JobRunner, Outcome, Watcher
 from dspymq.worker.executor.lms import LMSet
 from dspymq.worker.executor.preload import State
+from dspymq.worker.executor.process import Leash
 from dspymq.worker.executor.programs import Program
 from dspymq.worker.executor.specs import INLINE
 from dspymq.worker.executor.streams import StreamBuffer
@@ -48,6 +49,17 @@ def serve(executor_id: str, sock: socket.socket, state: State | None) -> int:
 
 async def _serve(executor_id: str, sock: socket.socket, state: State | None) -> int:
     pipe = Pipe.open(sock)
+    loop = asyncio.get_running_loop()
+
+    leash = Leash()
+
+    def forked() -> None:
+        # A program's child is no executor: it must neither speak for us, nor run our jobs once more, nor outlive us.
+        pipe.abandon()
+        leash.tie()
+        loop.call_soon(os._exit, 0)
+
+    os.register_at_fork(after_in_child=forked)
     problem = _problem(state)
     if problem is not None or state is None:
         if problem is not None:
@@ -117,7 +129,7 @@ class Executor:
             programs=offers,
             profiles=[profile.name for profile in self._spec.profiles],
         )
-        return ready, _descriptions(programs)
+        return ready, _descriptions(programs, self._state)
 
     async def _beat(self) -> None:
         n = 0
@@ -318,14 +330,18 @@ class Attempt:
         )
 
 
-def _descriptions(programs: Mapping[str, Program]) -> bytes:
-    """The body of ready, {programs: {name: description}}, without schemas if it would be too long with them."""
+def _descriptions(programs: Mapping[str, Program], state: State) -> bytes:
+    """The body of ready, {programs: {name: description}}, without schemas if it would be too long with them.
+
+    `problems` and `source_dirs` are for the supervisor alone.
+    """
     described = {name: program.description() for name, program in programs.items()}
-    body = bodies.encode(programs=described)
+    own = {"problems": dict(state.problems), "source_dirs": list(state.source_dirs)}
+    body = bodies.encode(programs=described, **own)
     if len(body) > _MAX_DESCRIPTION_BYTES:
         log.warning("event=schemas_left_out bytes=%d limit=%d", len(body), _MAX_DESCRIPTION_BYTES)
         short = {name: {"description": one["description"][:200]} for name, one in described.items()}
-        body = bodies.encode(programs=short)
+        body = bodies.encode(programs=short, **own)
     return body
 
 

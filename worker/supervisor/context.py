@@ -15,7 +15,10 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `worker` is unique per supervisor start; `name` is for people. `grace_ms` bounds a drain, and how long a condemned
     executor may finish its other jobs. `cancel_grace_ms` is how long a job may take to end after its deadline.
-    `stall_ms` is the silence after which an executor gets no jobs. `wall_offset_ms` plus the core's time is Unix time.
+    `stall_ms` is the silence after which an executor gets no jobs. With `patient` a pool whose programs cannot be
+    loaded at its start waits for a reload, without it ends. An executor is replaced when it has ended
+    `max_jobs_per_executor` jobs, lived `max_age_ms`, or has more than `max_rss_bytes` in RAM; one over `kill_rss_bytes`
+    is killed. `wall_offset_ms` plus the core's time is Unix time.
     """
 
     worker: str
@@ -26,6 +29,11 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     cancel_grace_ms: Count = 5_000
     stall_ms: Positive = 5_000
     start_timeout_ms: Positive = 60_000
+    patient: bool = False
+    max_jobs_per_executor: Positive | None = None
+    max_age_ms: Positive | None = None
+    max_rss_bytes: Positive | None = None
+    kill_rss_bytes: Positive | None = None
     wall_offset_ms: int = 0
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dspymq.protocol import body as bodies
 from dspymq.protocol import worker_messages as w
-from dspymq.protocol.errors import REASONS, Code
+from dspymq.protocol.errors import REASONS, Code, ProtocolError
 from dspymq.protocol.messages import Bye, Error, Ping, Pong, Reply, Request
 from dspymq.worker.supervisor import events as ev
 from dspymq.worker.supervisor.context import Context, PoolSettings
@@ -19,6 +19,9 @@ from dspymq.worker.supervisor.effects import AskLocalLm, Effect, Exit
 from dspymq.worker.supervisor.executors import Crew, Executor
 from dspymq.worker.supervisor.leases import LIVE, Lease
 from dspymq.worker.supervisor.link_state import LinkState
+from dspymq.worker.supervisor.problems import START, Problems
+from dspymq.worker.supervisor.recycling import Recycling
+from dspymq.worker.supervisor.reload import Reload
 from dspymq.worker.supervisor.work import Work
 
 EXIT_DRAINED: Final = 0
@@ -37,9 +40,12 @@ class PoolCore:
     def __init__(self, settings: PoolSettings, random: Callable[[], float]) -> None:
         self._context = Context(settings, random)
         leases: dict[str, Lease] = {}
-        self._crew = Crew(self._context)
-        self._link = LinkState(self._context, self._crew, leases)
+        self._problems = Problems(self._context)
+        self._crew = Crew(self._context, self._problems)
+        self._link = LinkState(self._context, self._crew, self._problems, leases)
         self._work = Work(self._context, self._crew, self._link, leases)
+        self._recycling = Recycling(self._context, self._crew)
+        self._reload = Reload(self._context, self._crew, self._problems)
         self._drain_ms: int | None = None
         """When a drain's grace ends."""
         self._drain_began_ms = 0
@@ -56,6 +62,8 @@ class PoolCore:
             ev.ExecutorStarted: self._executor_started,
             ev.ExecutorGone: self._executor_gone,
             ev.LocalLmAnswer: self._local_lm,
+            ev.Memory: lambda event: self._recycling.weigh(event.sizes),
+            ev.Reload: lambda event: self._reload.begin(event.why),
             ev.Shutdown: self._shutdown,
             ev.StopNow: self._stop_now,
         }
@@ -119,16 +127,38 @@ class PoolCore:
         self._context.alarm.at_ms = None
         self._crew.look()
         self._work.look()
+        self._recycling.look()
         self._look_at_drain()
 
     def _finish_round(self) -> None:
+        if self._work.job_ended:
+            self._work.job_ended = False
+            self._recycling.look()
+        self._recycling.relieve()
         self._crew.ensure()
         self._work.want_isolated()
         self._link.report_if_due()
         self._link.tell_changes()
+        self._dismiss_retired()
         self._work.finish_round()
         if self._context.closing and not self._exited:
             self._look_at_closing()
+
+    def _dismiss_retired(self) -> None:
+        """Let executors that are retiring leave, once they have no jobs and none can be on its way to them."""
+        link = self._link
+        unfenced = []
+        for executor in self._crew.retired():
+            replaced = executor.generation != self._crew.generations.serving.number
+            if replaced and link.open and not link.is_confirmed(executor.fence):
+                if not executor.fence:
+                    unfenced.append(executor)
+            elif not executor.leases:
+                self._crew.leave(executor)
+        if unfenced and link.told:
+            for executor in unfenced:
+                executor.fence = link.fence()
+            link.send_fence()
 
     def _shutdown(self, _: ev.Shutdown) -> None:
         if self._context.closing:
@@ -189,9 +219,11 @@ class PoolCore:
     def _session_up(self, event: ev.SessionUp) -> None:
         self._work.forget_fenced()
         self._link.session_up(event.welcome)
+        self._crew.forget_fences()
 
     def _session_down(self, _: ev.SessionDown) -> None:
         self._link.session_down()
+        self._crew.forget_fences()
 
     def _congested(self, event: ev.Congested) -> None:
         self._link.congested = event.blocked
@@ -200,6 +232,7 @@ class PoolCore:
 
     def _own_stall(self, _: ev.OwnStall) -> None:
         self._link.session_down()
+        self._crew.forget_fences()
         self._crew.forgive_silence()
 
     def _from_broker(self, event: ev.FromBroker) -> None:
@@ -248,9 +281,13 @@ class PoolCore:
         executor = self._crew.executors.get(event.executor)
         if executor is None:
             return
-        self._crew.gone(executor, event.exit_code)
+        self._crew.gone(executor, event.exit_code, event.last_words)
+        coming = self._crew.generations.coming
+        if coming is not None and executor.generation == coming.number:
+            self._reload.gone(executor, event.exit_code, event.last_words)
         self._crew.ensure()
         self._work.executor_gone(executor, event.exit_code)
+        self._crew.end_generations()
 
     def _from_executor(self, event: ev.FromExecutor) -> None:
         executor = self._crew.executors.get(event.executor)
@@ -262,25 +299,67 @@ class PoolCore:
             handler(executor, event.message, event.body)
 
     def _executor_ready(self, executor: Executor, message: w.Ready, body: bytes) -> None:
-        self._crew.ready(executor, message.slots)
-        self._link.offer(message, body)
+        crew = self._crew
+        generation = crew.generations[executor.generation]
+        if generation.ready is not None and generation.ready.programs != message.programs:
+            self._context.warning(f"pool.programs_differ executor={executor.id}")
+            if generation is crew.generations.serving and crew.others_serve(executor):
+                # It imported the programs by itself, after their files had changed: it belongs to another version.
+                crew.discard(executor)
+                if crew.generations.coming is None:
+                    self._reload.begin("the programs' files have changed")
+                return
+            crew.generations.remember(generation)
+        crew.ready(executor, message.slots)
         self._context.info(
             f"executor.ready executor={executor.id} pid={executor.pid} isolated={executor.isolated} "
             f"after_ms={self._context.now_ms - executor.started_ms}"
         )
-        self._work.executor_ready(executor)
+        try:
+            generation.learn(message, bodies.decode(body))
+        except ProtocolError as problem:
+            self._context.error(f"pool.bad_descriptions executor={executor.id} problem={problem}")
+        self._recycling.began(executor)
+        if generation is crew.generations.coming:
+            if self._reload.ready(executor):
+                self._link.offer(generation)
+                self._work.changed_over()
+            crew.end_generations()
+        elif generation is crew.generations.serving:
+            self._link.offer(generation)
+            self._work.executor_ready(executor)
+        else:
+            crew.leave(executor)
 
     def _executor_error(self, executor: Executor, message: Error, _: bytes) -> None:
+        generations = self._crew.generations
         if message.reason == "threads_started":
-            executor.excused = True
-            self._crew.fall_back_to_spawn(message.message)
-        elif message.reason == "programs_failed" and not self._crew.ever_ready:
-            self._context.error(f"pool.programs_failed {message.message}")
-            self._exit(EXIT_PROGRAMS, "the programs cannot be loaded")
+            self._crew.fall_back_to_spawn(executor, message.message)
+        elif message.reason == "programs_failed":
+            executor.failed = True
+            if generations.coming is not None and executor.generation == generations.coming.number:
+                self._reload.fail(message.message)
+            elif executor.generation == generations.serving.number:
+                self._programs_failed(message.message)
         else:
             self._context.error(
                 f"executor.error executor={executor.id} reason={message.reason} text={message.message!r}"
             )
+
+    def _programs_failed(self, problem: str) -> None:
+        """Nothing can be offered at all. At its first start a pool says so and ends, unless it waits for a reload."""
+        if self._crew.ever_ready or self._context.settings.patient:
+            self._problems.set(START, "failing", problem)
+        else:
+            self._context.error(f"pool.programs_failed {problem}")
+            self._exit(EXIT_PROGRAMS, "the programs cannot be loaded")
+
+    @property
+    def source_dirs(self) -> frozenset[str]:
+        """The directories of the programs' own modules, as far as executors have told."""
+        generations = self._crew.generations
+        known = [generations.serving, *([generations.coming] if generations.coming else [])]
+        return frozenset(path for generation in known for path in generation.source_dirs)
 
     def _executor_request(self, executor: Executor, message: Request, body: bytes) -> None:
         if message.method == "local_lm.url":

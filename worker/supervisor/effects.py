@@ -25,6 +25,14 @@ class StartExecutor(NamedTuple):
 
     executor: str
     spawn: bool
+    generation: int = 1
+    """Which import of the programs it has: each has a fork server of its own."""
+
+
+class EndGeneration(NamedTuple):
+    """Its fork server is needed no more."""
+
+    generation: int
 
 
 class KillExecutor(NamedTuple):
@@ -54,4 +62,4 @@ class Exit(NamedTuple):
     code: int
 
 
-Effect = ToBroker | ToExecutor | StartExecutor | KillExecutor | AskLocalLm | Log | Exit
+Effect = ToBroker | ToExecutor | StartExecutor | KillExecutor | EndGeneration | AskLocalLm | Log | Exit

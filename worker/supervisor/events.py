@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from dspymq.protocol.messages import Welcome
+from dspymq.worker.supervisor.executor import Memory as Sizes
 
 
 class Start(NamedTuple):
@@ -60,6 +61,20 @@ class ExecutorGone(NamedTuple):
 
     executor: str
     exit_code: int | None
+    last_words: str = ""
+    """What it, or its fork server, wrote last on stderr while the programs were imported."""
+
+
+class Memory(NamedTuple):
+    """The memory of executors was measured."""
+
+    sizes: dict[str, Sizes]
+
+
+class Reload(NamedTuple):
+    """The programs are to be imported anew; `why` is for the log."""
+
+    why: str
 
 
 class LocalLmAnswer(NamedTuple):
@@ -91,6 +106,8 @@ Event = (
     | ExecutorStarted
     | ExecutorGone
     | LocalLmAnswer
+    | Memory
+    | Reload
     | Shutdown
     | StopNow
 )

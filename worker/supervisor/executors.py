@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from dspymq.protocol.messages import Bye, ReleaseCause
 from dspymq.worker.supervisor.context import Context
-from dspymq.worker.supervisor.effects import KillExecutor, StartExecutor
+from dspymq.worker.supervisor.effects import EndGeneration, KillExecutor, StartExecutor
+from dspymq.worker.supervisor.executor import Executor, ExecutorState, Memory
+from dspymq.worker.supervisor.generations import Generations
+from dspymq.worker.supervisor.problems import START, Problems
 
 if TYPE_CHECKING:
     from dspymq.worker.supervisor.leases import Lease
+
+__all__ = ["Crew", "Executor", "ExecutorState", "Memory"]
 
 BYE_MS: Final = 2_000
 """How long an executor that was told to exit may take."""
@@ -24,120 +28,33 @@ FORGIVEN_MS: Final = 30_000
 """So long after the last failed start the pauses begin small again."""
 
 
-class ExecutorState(enum.Enum):
-    """The life of an executor."""
-
-    STARTING = "starting"
-    READY = "ready"
-    CONDEMNED = "condemned"
-    """A job of it ignored its cancel: it gets no more, and is killed."""
-    LEAVING = "leaving"
-    """It was told to exit."""
-
-
-class Executor:
-    """One process that runs programs. `isolated` ones run one job and are ended after it."""
-
-    __slots__ = (
-        "beat_ms",
-        "excused",
-        "had_jobs",
-        "id",
-        "isolated",
-        "kill_ms",
-        "killed",
-        "killed_for",
-        "leases",
-        "pid",
-        "ready_ms",
-        "slots",
-        "stalled",
-        "started_ms",
-        "state",
-        "used",
-    )
-
-    def __init__(self, executor: str, now_ms: int, *, isolated: bool) -> None:
-        self.id = executor
-        self.isolated = isolated
-        self.state = ExecutorState.STARTING
-        self.pid: int | None = None
-        self.started_ms = now_ms
-        self.ready_ms: int | None = None
-        self.beat_ms = now_ms
-        """When it was last heard."""
-        self.stalled = False
-        self.slots: dict[str, int] = {}
-        self.used: dict[str, int] = {}
-        self.leases: dict[str, Lease] = {}
-        self.had_jobs = False
-        self.kill_ms: int | None = None
-        self.killed = False
-        self.killed_for: ReleaseCause | None = None
-        """Why it was killed, where that is not a crash of its own."""
-        self.excused = False
-        """Its exit is no failure: it asked to be spawned instead of forked."""
-
-    @property
-    def takes_jobs(self) -> bool:
-        """Whether its slots count as the pool's."""
-        return self.state is ExecutorState.READY and not self.stalled and not self.isolated and not self.killed
-
-    def free(self, lane: str) -> int:
-        """Slots of the lane that are not taken."""
-        return self.slots.get(lane, 0) - self.used.get(lane, 0)
-
-    def add(self, lease: Lease) -> None:
-        """A lease takes a slot."""
-        self.leases[lease.id] = lease
-        self.used[lease.lane] = self.used.get(lease.lane, 0) + 1
-        self.had_jobs = True
-        lease.executor = self
-
-    def remove(self, lease: Lease) -> None:
-        """A lease gives its slot back."""
-        del self.leases[lease.id]
-        self.used[lease.lane] -= 1
-        lease.executor = None
-        lease.body = b""
-
-    def shown_state(self) -> str:
-        """The one word for `dspymq status`."""
-        if self.state is ExecutorState.READY:
-            if self.stalled:
-                return "stalled"
-            return "isolated" if self.isolated else "ready"
-        return str(self.state.value)
-
-    def describe(self, wall_offset_ms: int) -> dict[str, Any]:
-        """Its entry in the body of `ready`; times are Unix time."""
-        return {
-            "id": self.id,
-            "pid": self.pid,
-            "state": self.shown_state(),
-            "slots": dict(self.slots),
-            "in_flight": len(self.leases),
-            "started_at_ms": self.started_ms + wall_offset_ms,
-        }
+def death(exit_code: int | None, last_words: str) -> str:
+    """What can be said of a process that ended before it was ready."""
+    code = "" if exit_code is None else f" with exit code {exit_code}"
+    said = f"; its last words: {last_words}" if last_words else ""
+    return f"the process ended{code} before it was ready{said}"
 
 
 class Crew:
     """All executors of the pool. `changed` is set when what the pool offers, or shows, has changed."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, problems: Problems) -> None:
         self._context = context
+        self._problems = problems
+        self.generations = Generations(spawn=context.settings.spawn)
         self._numbers = 0
         self._failures = 0
         self._failed_ms = 0
         self._not_before_ms = 0
         self.executors: dict[str, Executor] = {}
-        self.spawn = context.settings.spawn
         self._lanes: dict[str, None] = {}
         """Every lane that was ever offered: one without executors has 0 slots, it does not vanish."""
         self.ever_ready = False
         self.changed = False
         self._short = True
         """An executor may be missing."""
+        self.retiring = False
+        """An executor may be retiring."""
 
     def choose(self, lane: str) -> Executor | None:
         """The executor with the most free slots in the lane, or None when all are taken."""
@@ -149,6 +66,19 @@ class Crew:
                 best = executor
                 most = free
         return best
+
+    def choose_retiring(self, lease: Lease) -> Executor | None:
+        """One that still has an earlier revision: for a job that was on its way when that was replaced."""
+        lane, dispatch = lease.lane, lease.dispatch
+        able = [
+            executor
+            for executor in self.executors.values()
+            if executor.state is ExecutorState.RETIRING
+            and not (executor.killed or executor.stalled)
+            and executor.free(lane) > 0
+            and self.generations[executor.generation].has(dispatch.program, dispatch.revision)
+        ]
+        return max(able, key=lambda executor: executor.free(lane), default=None)
 
     def slots(self) -> dict[str, int]:
         """The slots of the pool as the broker must count them; a lane whose executors are all away stands with 0.
@@ -174,10 +104,11 @@ class Crew:
         context = self._context
         if not self._short or context.closing:
             return
+        number = self.generations.serving.number
         serving = sum(
-            executor.state in (ExecutorState.STARTING, ExecutorState.READY) and not executor.killed
+            executor.state in (ExecutorState.STARTING, ExecutorState.READY) and not (executor.killed or executor.worn)
             for executor in self.executors.values()
-            if not executor.isolated
+            if executor.generation == number and not executor.isolated
         )
         missing = context.settings.processes - serving
         if missing > 0 and context.now_ms < self._not_before_ms:
@@ -186,6 +117,13 @@ class Crew:
         self._short = False
         for _ in range(missing):
             self._start(isolated=False)
+
+    def start_coming(self, count: int) -> None:
+        """Start so many executors of the generation that is to follow."""
+        coming = self.generations.coming
+        if coming is not None and not self._context.closing:
+            for _ in range(count):
+                self._start(isolated=False, generation=coming.number)
 
     def start_isolated(self, waiting: int) -> None:
         """Start what the waiting leases need, up to `processes` isolated executors in all."""
@@ -215,8 +153,10 @@ class Crew:
         executor.ready_ms = self._context.now_ms
         executor.slots = dict(slots)
         self._lanes.update(dict.fromkeys(slots))
-        self.ever_ready = True
         self.changed = True
+        if self.generations.serving.number == executor.generation:
+            self.ever_ready = True
+            self._problems.clear(START)
 
     def heard(self, executor: Executor) -> None:
         """Any message of an executor is a beat."""
@@ -226,10 +166,12 @@ class Crew:
             self.changed = True
             self._context.info(f"executor.recovered executor={executor.id} pid={executor.pid}")
 
-    def fall_back_to_spawn(self, why: str) -> None:
+    def fall_back_to_spawn(self, executor: Executor, why: str) -> None:
         """The programs started a thread while they were imported: forking that process is not safe."""
-        if not self.spawn:
-            self.spawn = True
+        executor.excused = True
+        generation = self.generations[executor.generation]
+        if not generation.spawn:
+            generation.spawn = True
             self._context.warning(f"pool.spawn {why}; executors are spawned, each imports the programs by itself")
 
     def condemn(self, executor: Executor, lease: Lease) -> None:
@@ -246,6 +188,56 @@ class Crew:
         executor.kill_ms = context.now_ms + context.settings.grace_ms
         context.alarm.set(executor.kill_ms)
         self.changed = True
+
+    def wear(self, executor: Executor) -> None:
+        """It is to be replaced, and serves until then."""
+        self._short = True
+        self.changed = True
+        self._context.info(f"executor.worn executor={executor.id} pid={executor.pid} why={executor.worn!r}")
+
+    def retire(self, executor: Executor, why: str) -> None:
+        """It is replaced: it gets no more jobs, and leaves when those that it has are over."""
+        executor.state = ExecutorState.RETIRING
+        executor.fence = 0
+        self.retiring = True
+        self._short = True
+        self.changed = True
+        self._context.info(
+            f"executor.retiring executor={executor.id} pid={executor.pid} in_flight={len(executor.leases)} why={why!r}"
+        )
+
+    def others_serve(self, executor: Executor) -> bool:
+        """Whether others of its generation take jobs."""
+        return any(
+            one.generation == executor.generation and one.state is ExecutorState.READY and not one.killed
+            for one in self.executors.values()
+            if one is not executor
+        )
+
+    def discard(self, executor: Executor) -> None:
+        """It is of no use; the next one is not started at once, since it may be of none, too."""
+        self.kill(executor, None)
+        self._back_off()
+
+    def retired(self) -> list[Executor]:
+        """Those that are retiring."""
+        if not self.retiring:
+            return []
+        found = [executor for executor in self.executors.values() if executor.state is ExecutorState.RETIRING]
+        self.retiring = bool(found)
+        return found
+
+    def forget_fences(self) -> None:
+        """The session is over, and with it what was asked in it."""
+        for executor in self.retired():
+            executor.fence = 0
+
+    def end_generations(self) -> None:
+        """End the fork servers of those that nobody needs any more."""
+        # One that was never forked waits for a fork server that is still busy: it ends with it.
+        alive = (one for one in self.executors.values() if not (one.killed and one.pid is None))
+        for number in self.generations.unused({executor.generation for executor in alive}):
+            self._context.effects.append(EndGeneration(number))
 
     def leave(self, executor: Executor) -> None:
         """Tell an executor that has no jobs to exit."""
@@ -268,7 +260,7 @@ class Crew:
             self._context.effects.append(KillExecutor(executor.id))
             self.changed = True
 
-    def gone(self, executor: Executor, exit_code: int | None) -> None:
+    def gone(self, executor: Executor, exit_code: int | None, last_words: str = "") -> None:
         """Its process has ended; its leases were settled before."""
         context = self._context
         del self.executors[executor.id]
@@ -282,7 +274,11 @@ class Crew:
             )
         lived_ms = 0 if executor.ready_ms is None else context.now_ms - executor.ready_ms
         failed = not expected or executor.ready_ms is None
+        if executor.generation != self.generations.serving.number:
+            return
         if failed and not executor.excused and not executor.had_jobs and lived_ms < YOUNG_MS:
+            if executor.ready_ms is None and not executor.failed:
+                self._problems.set(START, "failing", death(exit_code, last_words))
             self._back_off()
 
     def look(self) -> None:
@@ -304,12 +300,14 @@ class Crew:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _start(self, *, isolated: bool) -> None:
+    def _start(self, *, isolated: bool, generation: int | None = None) -> None:
         context = self._context
         self._numbers += 1
-        executor = Executor(f"{context.settings.name}/{self._numbers}", context.now_ms, isolated=isolated)
+        programs = self.generations.serving if generation is None else self.generations[generation]
+        name = f"{context.settings.name}/{self._numbers}"
+        executor = Executor(name, context.now_ms, isolated=isolated, generation=programs.number)
         self.executors[executor.id] = executor
-        context.effects.append(StartExecutor(executor.id, self.spawn))
+        context.effects.append(StartExecutor(executor.id, programs.spawn, programs.number))
         context.alarm.set(context.now_ms + context.settings.start_timeout_ms)
         self.changed = True
 
@@ -325,7 +323,11 @@ class Crew:
         self._failures += 1
         self._not_before_ms = context.now_ms + pause
         context.alarm.set(self._not_before_ms)
-        context.warning(f"pool.backoff reason=executors_end_before_ready failures={self._failures} pause_ms={pause}")
+        if BACKOFF_MS << self._failures <= 2 * MAX_BACKOFF_MS:
+            # Not once every few seconds for as long as it lasts.
+            context.warning(
+                f"pool.backoff reason=executors_end_before_ready failures={self._failures} pause_ms={pause}"
+            )
 
     def _look_at_leaving(self, executor: Executor, kill_ms: int) -> None:
         context = self._context

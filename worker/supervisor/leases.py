@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dspymq.protocol import worker_messages as w
-from dspymq.protocol.messages import Cause, Header
+from dspymq.protocol.errors import Code
+from dspymq.protocol.messages import Blame, Cause, Header
 
 if TYPE_CHECKING:
     from dspymq.worker.supervisor.executors import Executor
@@ -138,3 +139,23 @@ class Lease:
         dispatch = self.dispatch
         texts = len(dispatch.lease) + len(dispatch.ns.encode()) + len(dispatch.job) + len(dispatch.digest.encode())
         return texts + 96
+
+
+def blame_of(lease: Lease, *, alone: bool, convicted: bool) -> Blame:
+    """Who ended the process: what the supervisor saw goes before what it can only guess."""
+    if convicted:
+        return "self" if lease.evidence else "none"
+    return "self" if alone else "shared"
+
+
+def too_large(result: w.Result, message: str) -> w.Result:
+    """The same result, as one that could not be sent."""
+    return msgspec.structs.replace(
+        result,
+        code=Code.RESOURCE_EXHAUSTED,
+        reason="result_too_large",
+        message=message,
+        retryable=False,
+        retry_after_ms=None,
+        details=None,
+    )

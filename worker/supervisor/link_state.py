@@ -13,12 +13,13 @@ from typing import Any, Final
 from dspymq.protocol import body as bodies
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.codec import encode_header
-from dspymq.protocol.errors import ProtocolError
 from dspymq.protocol.limits import MAX_HELD
 from dspymq.protocol.messages import Ping, Welcome
 from dspymq.worker.supervisor.context import Context
 from dspymq.worker.supervisor.executors import Crew
+from dspymq.worker.supervisor.generations import Generation
 from dspymq.worker.supervisor.leases import Lease
+from dspymq.worker.supervisor.problems import Problems
 
 READY_BURST: Final = 4
 READY_INTERVAL_MS: Final = 100
@@ -30,8 +31,9 @@ MAX_DESCRIPTION_BYTES: Final = 1024 * 1024
 class LinkState:
     """The pool's side of one session after another."""
 
-    def __init__(self, context: Context, crew: Crew, leases: dict[str, Lease]) -> None:
+    def __init__(self, context: Context, crew: Crew, problems: Problems, leases: dict[str, Lease]) -> None:
         self._context = context
+        self._problems = problems
         self._crew = crew
         self._leases = leases
         self.up = False
@@ -42,6 +44,8 @@ class LinkState:
         self._profiles: list[str] = []
         self._descriptions: dict[str, Any] = {}
         self._to_report: list[str] = []
+        self._more_follows = False
+        """The page that is open only said why there is nothing to report yet."""
         self._page: list[str] | None = None
         self._tokens = READY_BURST
         self._refilled_ms = 0
@@ -60,16 +64,13 @@ class LinkState:
         """Whether chunks and progress can be sent, too."""
         return self.synced and not self.congested
 
-    def offer(self, ready: w.Ready, body: bytes) -> None:
-        """An executor says what it runs; all executors of a pool run the same."""
-        if self.programs is not None and self.programs != ready.programs:
-            self._context.warning(f"pool.programs_differ executor={ready.worker}")
-        self.programs = ready.programs
-        self._profiles = ready.profiles
-        try:
-            self._descriptions = bodies.decode(body)
-        except ProtocolError as problem:
-            self._context.error(f"pool.bad_descriptions executor={ready.worker} problem={problem}")
+    def offer(self, generation: Generation) -> None:
+        """What the pool runs from now on; all executors of a generation run the same."""
+        if generation.ready is not None:
+            self.programs = generation.ready.programs
+            self._profiles = generation.ready.profiles
+            self._descriptions = generation.descriptions
+            self._problems.set_programs(generation.problems)
 
     # -- sessions and held ------------------------------------------------------------------------------------------
 
@@ -78,6 +79,7 @@ class LinkState:
         self._context.limits = welcome.limits
         self.session_down()
         self.up = True
+        self._problems.changed = bool(self._problems)
 
     def session_down(self) -> None:
         """The session is over."""
@@ -99,6 +101,13 @@ class LinkState:
             for lease in self._leases.values():
                 lease.reported = False
             self._send_page()
+        elif self.up and self.programs is None and self._page is None and self._problems.changed:
+            # Nothing to offer, and a reason that operators must see: a page that says that more follows shows it, and
+            # lets nobody conclude that these programs do not exist (SPEC R-11.8).
+            self._problems.changed = False
+            self._page = []
+            self._more_follows = True
+            self._context.to_broker(self._ready(held=[], more=True), self._body())
 
     def page_synced(self, keep: Iterable[str]) -> list[Lease] | None:
         """The broker answered a page. Returns the leases of it that are to be dropped, None if no page is open."""
@@ -110,6 +119,8 @@ class LinkState:
         dropped = [self._leases[lease] for lease in page if lease in self._leases and lease not in kept]
         if self._to_report:
             self._send_page()
+        elif self._more_follows:
+            self.report_if_due()
         else:
             self.synced = True
         return dropped
@@ -131,14 +142,15 @@ class LinkState:
             lease.reported = True
             self._to_report.pop(0)
         self._page = [held.lease for held in page]
-        self._crew.changed = False
+        self._more_follows = False
+        self._crew.changed = self._problems.changed = False
         context.to_broker(self._ready(held=page, more=bool(self._to_report)), self._body())
 
     # -- what the pool offers ---------------------------------------------------------------------------------------
 
     def tell_changes(self) -> None:
         """Send `ready` if the crew has changed, now or as soon as the last ones are long enough ago."""
-        if not self._crew.changed or not self.synced:
+        if not (self._crew.changed or self._problems.changed) or not self.synced:
             return
         now_ms = self._context.now_ms
         refill = (now_ms - self._refilled_ms) // READY_INTERVAL_MS
@@ -149,7 +161,7 @@ class LinkState:
             self._context.alarm.set(self._refilled_ms + READY_INTERVAL_MS)
             return
         self._tokens -= 1
-        self._crew.changed = False
+        self._crew.changed = self._problems.changed = False
         self._context.to_broker(self._ready(held=None), self._body())
 
     def _ready(self, held: list[w.Held] | None, *, more: bool = False) -> w.Ready:
@@ -167,7 +179,7 @@ class LinkState:
 
     def _body(self) -> bytes:
         offset = self._context.settings.wall_offset_ms
-        executors = [executor.describe(offset) for executor in self._crew.executors.values()]
+        executors = [executor.describe(offset) for executor in self._crew.executors.values()] + self._problems.rows()
         body = bodies.encode(**{**self._descriptions, "executors": executors})
         if len(body) <= MAX_DESCRIPTION_BYTES:
             return body
@@ -181,7 +193,7 @@ class LinkState:
         if not self.synced:
             return self._page is None
         if not self._farewell:
-            self._crew.changed = False
+            self._crew.changed = self._problems.changed = False
             self._context.to_broker(self._ready(held=None), self._body())
             self.send_fence()
             self._farewell = self._fences
@@ -196,6 +208,15 @@ class LinkState:
     def confirmed(self, fence: int) -> None:
         """The broker has heard all that was sent before this ping."""
         self._confirmed = max(self._confirmed, fence)
+
+    def is_confirmed(self, fence: int) -> bool:
+        """Whether the broker is known to have heard what was sent before this ping."""
+        return 0 < fence <= self._confirmed
+
+    @property
+    def told(self) -> bool:
+        """Whether the broker was sent what the pool is now."""
+        return self.synced and not self._crew.changed
 
     def send_fence(self) -> None:
         """Ask for that pong."""

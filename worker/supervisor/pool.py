@@ -20,6 +20,7 @@ from dspymq.worker.supervisor.context import PoolSettings
 from dspymq.worker.supervisor.core import EXIT_DRAINED, EXIT_FORCED, PoolCore
 from dspymq.worker.supervisor.local_lm import LocalLmKeeper
 from dspymq.worker.supervisor.processes import Processes
+from dspymq.worker.supervisor.watching import Watching
 
 log = logging.getLogger("dspymq.worker.pool")
 
@@ -63,6 +64,7 @@ class Pool:
         self._exit: asyncio.Future[int] = self._loop.create_future()
         self._set_environment()
         self._processes = Processes(self)
+        self._watching = Watching(self.config, self._handle, self._processes.pids, lambda: self._core.source_dirs)
         config = self.config
         hello = Hello(name=config.name, lang="python", features=FEATURES)
         self._last_ms = clock_ms()
@@ -79,6 +81,7 @@ class Pool:
         try:
             self._handle(ev.Start())
             self._on_timer()
+            self._watching.start()
             code = await self._exit
         finally:
             await self._close(forced=code != EXIT_DRAINED)
@@ -87,6 +90,10 @@ class Pool:
     def shutdown(self) -> None:
         """Finish or give back what is held, within the grace, then end."""
         self._handle(ev.Shutdown())
+
+    def reload(self, why: str) -> None:
+        """Import the programs anew, and change over to them if they can be used."""
+        self._handle(ev.Reload(why))
 
     def stop_now(self) -> None:
         """End at once."""
@@ -122,9 +129,9 @@ class Pool:
         """An executor said something."""
         self._handle(ev.FromExecutor(executor, message, body))
 
-    def executor_gone(self, executor: str, exit_code: int | None) -> None:
+    def executor_gone(self, executor: str, exit_code: int | None, last_words: str) -> None:
         """A process ended."""
-        self._handle(ev.ExecutorGone(executor, exit_code))
+        self._handle(ev.ExecutorGone(executor, exit_code, last_words))
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -139,6 +146,11 @@ class Pool:
             cancel_grace_ms=config.cancel_grace_ms,
             stall_ms=config.stall_ms,
             start_timeout_ms=config.start_timeout_ms,
+            patient=config.reload,
+            max_jobs_per_executor=config.max_jobs_per_executor,
+            max_age_ms=config.max_age_ms,
+            max_rss_bytes=config.max_rss_bytes,
+            kill_rss_bytes=config.kill_rss_bytes,
             wall_offset_ms=time.time_ns() // 1_000_000 - now_ms,
         )
 
@@ -152,6 +164,7 @@ class Pool:
             concurrency=config.concurrency,
             beat_ms=config.beat_ms,
             max_body_bytes=config.max_body_bytes,
+            fresh=config.reload,
             parent_pid=os.getpid(),
             log_level=config.log_level,
         )
@@ -205,8 +218,10 @@ class Pool:
                 self._link.send(message, body)
             case ef.ToExecutor(executor, message, body):
                 self._processes.send(executor, message, body)
-            case ef.StartExecutor(executor, spawn):
-                self._processes.start(executor, spawn=spawn)
+            case ef.StartExecutor(executor, spawn, generation):
+                self._processes.start(executor, spawn=spawn, generation=generation)
+            case ef.EndGeneration(generation):
+                self._processes.end_generation(generation)
             case ef.KillExecutor(executor):
                 self._processes.kill(executor)
             case ef.AskLocalLm(executor, rid, again):
@@ -254,16 +269,27 @@ class Pool:
             self._timer.cancel()
         for task in self._tasks:
             task.cancel()
+        self._watching.stop()
         self._link.close(LINGER_MS)
         await self._processes.stop(0 if forced else EXIT_GRACE_S)
         await self._local_lm.stop()
         os.environ.pop(VARIABLE, None)
 
 
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def run_pool(config: WorkerConfig) -> int:
     """Run a pool until it is drained or stopped; returns the exit code of the process.
 
-    The first SIGTERM or SIGINT drains within `grace_ms`, the second stops at once. Call it from the main thread.
+    The first SIGTERM or SIGINT drains within `grace_ms`, the second stops at once. SIGHUP imports the programs anew;
+    if it comes because the terminal is gone, it drains. Call it from the main thread.
     """
     return asyncio.run(_run(config))
 
@@ -283,4 +309,13 @@ async def _run(config: WorkerConfig) -> int:
     asked = [False]
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    had_terminal = has_terminal()
+
+    def on_hangup() -> None:
+        if had_terminal and not has_terminal():
+            on_signal(signal.SIGHUP)
+        else:
+            pool.reload("SIGHUP")
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     return await pool.run()

@@ -6,26 +6,18 @@ overtaken by the news of its death.
 
 import asyncio
 import contextlib
-import importlib.machinery
 import logging
 import multiprocessing
-import multiprocessing.forkserver
 import os
-import queue
-import signal
 import socket
-import sys
-import threading
-from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from dspymq.protocol.messages import Bye, Header
 from dspymq.worker.executor.main import main as executor_main
 from dspymq.worker.pipe import Pipe
+from dspymq.worker.supervisor.fork_server import ForkServer, LastWords, main_left_out
 
 log = logging.getLogger("dspymq.worker.processes")
-
-PRELOAD: Final = "dspymq.worker.executor.preload"
 
 BATCH: Final = 64
 """Messages of one executor that are handled before others get their turn."""
@@ -46,15 +38,18 @@ class Listener(Protocol):
     def executor_message(self, executor: str, message: Any, body: bytes) -> None:
         """It said something."""
 
-    def executor_gone(self, executor: str, exit_code: int | None) -> None:
-        """It ended, or could not be started (None)."""
+    def executor_gone(self, executor: str, exit_code: int | None, last_words: str) -> None:
+        """It ended, or could not be started; what was written last on stderr while the programs were imported."""
 
 
 class Child:
     """One executor process and the pipe to it."""
 
-    def __init__(self, executor: str, process: Any) -> None:
+    def __init__(self, executor: str, process: Any, generation: int) -> None:
         self.executor = executor
+        self.generation = generation
+        self.words: LastWords | None = None
+        """What it wrote while it imported the programs by itself."""
         self.process = process
         self.pipe: Pipe | None = None
         self.exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
@@ -69,43 +64,45 @@ class Processes:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._children: dict[str, Child] = {}
-        self._starter = Starter()
+        self._servers: dict[int, ForkServer] = {}
         self._closed = False
 
-    def start(self, executor: str, *, spawn: bool) -> None:
-        """Start one; `executor_started` or `executor_gone` follows."""
+    def start(self, executor: str, *, spawn: bool, generation: int = 1) -> None:
+        """Start one of this generation; `executor_started` or `executor_gone` follows."""
         ours, theirs = socket.socketpair()
         context: Any = multiprocessing.get_context("spawn" if spawn else "forkserver")
         process = context.Process(target=executor_main, args=(executor, theirs), name=executor, daemon=False)
-        child = self._children[executor] = Child(executor, process)
+        child = self._children[executor] = Child(executor, process, generation)
 
-        def done(error: BaseException | None) -> None:
+        def done(error: BaseException | None, code: int | None) -> None:
             theirs.close()
-            self._started(child, ours, error, spawn=spawn)
+            self._started(child, ours, error, code, spawn=spawn)
 
-        if spawn:
-            # The kernel ends an executor with the thread that started it: this must be the one that lives longest.
-            error: BaseException | None = None
-            try:
-                with main_left_out():
-                    process.start()
-            except Exception as problem:
-                error = problem
-            self._loop.call_soon(done, error)
-            return
-        context.set_forkserver_preload([PRELOAD])
+        def done_elsewhere(error: BaseException | None, code: int | None) -> None:
+            self._loop.call_soon_threadsafe(done, error, code)
+
+        error: BaseException | None = None
         try:
-            # In this thread for the same reason; it does not wait until the programs are imported, `start` does.
-            with main_left_out():
-                multiprocessing.forkserver.ensure_running()
+            if spawn:
+                child.words = LastWords()
+                # The kernel ends an executor with the thread that started it: this must be the one that lives longest.
+                with main_left_out(), child.words.in_environment():
+                    process.start()
+            else:
+                server = self._servers.get(generation)
+                if server is None:
+                    server = self._servers[generation] = ForkServer()
+                server.start(process, done_elsewhere)
+                return
         except Exception as problem:
-            self._loop.call_soon(done, problem)
-            return
+            error = problem
+        self._loop.call_soon(done, error, None)
 
-        def done_elsewhere(error: BaseException | None) -> None:
-            self._loop.call_soon_threadsafe(done, error)
-
-        self._starter.start(process, done_elsewhere)
+    def end_generation(self, generation: int) -> None:
+        """Its fork server is needed no more."""
+        server = self._servers.pop(generation, None)
+        if server is not None:
+            server.stop()
 
     def send(self, executor: str, message: Header, body: bytes) -> None:
         """Send; to one that is gone it is no error."""
@@ -131,7 +128,9 @@ class Processes:
         for child in started:
             self._kill(child)
         await self._wait(started, 5.0)
-        stop_fork_server()
+        for server in self._servers.values():
+            server.stop()
+        self._servers.clear()
         for child in started:
             if child.follower is not None:
                 child.follower.cancel()
@@ -147,15 +146,28 @@ class Processes:
         if running:
             await asyncio.wait(running, timeout=timeout_s)
 
-    def _started(self, child: Child, ours: socket.socket, error: BaseException | None, *, spawn: bool) -> None:
+    def pids(self) -> dict[str, int]:
+        """The processes that run."""
+        return {
+            child.executor: child.process.pid
+            for child in self._children.values()
+            if child.pipe is not None and not child.exited.done()
+        }
+
+    def _started(
+        self, child: Child, ours: socket.socket, error: BaseException | None, code: int | None, *, spawn: bool
+    ) -> None:
         if error is not None or self._closed:
             ours.close()
-            if error is not None and not self._closed:
-                log.error("executor.start_failed executor=%s error=%r", child.executor, error)
             self._kill(child)
             del self._children[child.executor]
-            if not self._closed:
-                self._listener.executor_gone(child.executor, None)
+            if self._closed:
+                return
+            server = self._servers.get(child.generation)
+            words = server.last_words() if server is not None and not spawn else ""
+            # A fork server that died while it imported the programs just hangs up: what it said is what went wrong.
+            log.warning("executor.start_failed executor=%s error=%r exit=%s", child.executor, error, code)
+            self._listener.executor_gone(child.executor, code, words)
             return
         child.pipe = Pipe.open(ours)
         self._watch_exit(child, spawn=spawn)
@@ -212,70 +224,13 @@ class Processes:
             return
         del self._children[executor]
         child.process.close()
-        self._listener.executor_gone(executor, code)
+        words = ""
+        if child.words is not None:
+            words = child.words.take()
+            child.words.close()
+        self._listener.executor_gone(executor, code, words)
 
     def _kill(self, child: Child) -> None:
         if not child.exited.done():
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 child.process.kill()
-
-
-class Starter:
-    """Starts processes from the fork server in a thread of its own, one after the other.
-
-    `Process.start` waits until the fork server has forked; the first one waits until it has imported the programs.
-    """
-
-    def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[tuple[Any, Callable[[BaseException | None], None]]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def start(self, process: Any, done: Callable[[BaseException | None], None]) -> None:
-        """Start this process, then call `done` in the starter's thread."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="starter", daemon=True)
-            self._thread.start()
-        self._orders.put((process, done))
-
-    def _run(self) -> None:
-        while True:
-            process, done = self._orders.get()
-            error: BaseException | None = None
-            try:
-                with main_left_out():
-                    process.start()
-            except Exception as problem:
-                error = problem
-            # A loop that was closed meanwhile has nobody who waits.
-            with contextlib.suppress(RuntimeError):
-                done(error)
-
-
-@contextlib.contextmanager
-def main_left_out() -> Iterator[None]:
-    """Keep multiprocessing from running the supervisor's script again in every executor.
-
-    The script of a console command has no spec, so multiprocessing would import it, and with it the CLI and zmq. A
-    spec whose name ends in `.__main__` tells it that there is nothing to run.
-    """
-    module = sys.modules["__main__"]
-    if getattr(module, "__spec__", None) is not None:
-        yield
-        return
-    module.__spec__ = importlib.machinery.ModuleSpec("dspymq.__main__", None)
-    try:
-        yield
-    finally:
-        module.__spec__ = None
-
-
-def stop_fork_server() -> None:
-    """End the fork server of this process now, whatever it does; a later pool starts another."""
-    server: Any = getattr(multiprocessing.forkserver, "_forkserver", None)
-    pid = getattr(server, "_forkserver_pid", None)
-    if pid is None:
-        return
-    with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(OSError, AttributeError):
-        server._stop()

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-import msgspec
-
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.errors import REASONS, Code
 from dspymq.protocol.messages import Blame, Cause, Details, ReleaseCause
 from dspymq.worker.supervisor.context import Context
 from dspymq.worker.supervisor.executors import Crew, Executor, ExecutorState
-from dspymq.worker.supervisor.leases import LIVE, ON_EXECUTOR, Lease, LeaseState
+from dspymq.worker.supervisor.leases import LIVE, ON_EXECUTOR, Lease, LeaseState, blame_of, too_large
 from dspymq.worker.supervisor.link_state import LinkState
 
 MIN_GRACE_MS: Final = 1_000
@@ -33,6 +31,8 @@ class Work:
         self._alone: deque[Lease] = deque()
         """Leases that wait for an executor of their own."""
         self._fence_due = False
+        self.job_ended = False
+        """An executor may have done enough."""
         self._bounced = False
         """A dispatch was given back for want of room: its job comes here again only after another `ready`."""
 
@@ -47,6 +47,8 @@ class Work:
         context.alarm.set(lease.due_ms)
         if context.closing:
             self.release(lease, started=False, cause="drain")
+        elif self._crew.generations.is_stale(message.program, message.revision):
+            self._give_stale(lease)
         elif message.isolate:
             self._alone.append(lease)
             self.want_isolated()
@@ -57,6 +59,26 @@ class Work:
                 self.release(lease, started=False, cause="capacity")
             else:
                 self._give(lease, executor)
+
+    def _give_stale(self, lease: Lease) -> None:
+        """It was on its way when its revision was replaced: who still has that runs it, or it comes again elsewhere."""
+        executor = None if lease.dispatch.isolate else self._crew.choose_retiring(lease)
+        if executor is not None:
+            self._give(lease, executor)
+        else:
+            self._give_back_stale(lease)
+
+    def _give_back_stale(self, lease: Lease) -> None:
+        self.release(lease, started=False, cause="capacity")
+        # Its job avoids this pool until the next `ready`.
+        self._crew.changed = True
+
+    def changed_over(self) -> None:
+        """Another generation serves: what waits for a process of its own cannot have the earlier one any more."""
+        for lease in list(self._alone):
+            if self._crew.generations.is_stale(lease.dispatch.program, lease.dispatch.revision):
+                self._alone.remove(lease)
+                self._give_back_stale(lease)
 
     def attach(self, message: w.Attach) -> None:
         """Another client, or the same again, follows this job."""
@@ -121,7 +143,7 @@ class Work:
         if lease.end.code == Code.RESOURCE_EXHAUSTED and lease.end.details is None:
             return
         if reason in ("header_too_large", "body_too_large", "bad_header"):
-            lease.end = _too_large(lease.end, f"the broker refused the result: {reason}")
+            lease.end = too_large(lease.end, f"the broker refused the result: {reason}")
             lease.end_body = b""
             self._send_end(lease)
 
@@ -215,7 +237,7 @@ class Work:
             return
         limit = self._context.limits.max_body_bytes
         if len(body) > limit:
-            message = _too_large(message, f"the outputs have {len(body)} bytes, the limit is {limit}")
+            message = too_large(message, f"the outputs have {len(body)} bytes, the limit is {limit}")
             body = b""
         self._end(lease, message, body)
 
@@ -241,12 +263,14 @@ class Work:
         running = [lease for lease in leases if lease.state is LeaseState.RUNNING]
         convicted = any(lease.evidence for lease in running)
         details: Details = {"executor": executor.id, "exit_code": exit_code}
+        if executor.killed and executor.worn:
+            details["killed_for"] = executor.worn
         for lease in leases:
             has_started = lease.state is LeaseState.RUNNING
             cause: ReleaseCause = executor.killed_for or "crash"
             blame: Blame = "none"
             if has_started and cause != "drain":
-                blame = _blame(lease, alone=len(running) == 1, convicted=convicted)
+                blame = blame_of(lease, alone=len(running) == 1, convicted=convicted)
             executor.remove(lease)
             self.release(lease, started=has_started, cause=cause, blame=blame, details=details)
         if executor.isolated and executor.state is ExecutorState.STARTING and self._alone:
@@ -327,6 +351,8 @@ class Work:
 
     def _leave_executor(self, lease: Lease, executor: Executor) -> None:
         executor.remove(lease)
+        executor.jobs += 1
+        self.job_ended = True
         if self._bounced or lease.dropped or not (executor.takes_jobs or executor.isolated):
             self._bounced = False
             self._crew.changed = True
@@ -381,22 +407,3 @@ class Work:
         if self._fence_due and self._link.open:
             self._fence_due = False
             self._link.send_fence()
-
-
-def _blame(lease: Lease, *, alone: bool, convicted: bool) -> Blame:
-    """Who ended the process: what the supervisor saw goes before what it can only guess."""
-    if convicted:
-        return "self" if lease.evidence else "none"
-    return "self" if alone else "shared"
-
-
-def _too_large(result: w.Result, message: str) -> w.Result:
-    return msgspec.structs.replace(
-        result,
-        code=Code.RESOURCE_EXHAUSTED,
-        reason="result_too_large",
-        message=message,
-        retryable=False,
-        retry_after_ms=None,
-        details=None,
-    )

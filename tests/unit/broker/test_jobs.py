@@ -517,3 +517,25 @@ def test_profiles_route() -> None:
     assert h.one(C, c.Accepted).missing == ["profile"]
     h.join_worker(W2, "w2", profiles=("big",))
     assert h.one(W2, w.Dispatch).job == "j1"
+
+
+def test_a_job_that_kept_to_a_revision_goes_to_others_when_that_is_offered_no_more() -> None:
+    """An idle worker need not say anything for it."""
+    h = serving()
+    h.submit(C, "j1")
+    lease = h.one(W, w.Dispatch)
+    h.join_worker(W2, "w2", revision="r2")
+    h.worker(W, ready("w1", 0))
+    h.worker(W, w.Released(lease=lease.lease, started=True, cause="crash", blame="none"))
+    assert h.take(W2, w.Dispatch) == [], "it began at r1, which is still offered"
+    h.worker(W, ready("w1", 0, revision="r2"))
+    assert h.one(W2, w.Dispatch).revision == "r2"
+
+
+def test_a_job_that_kept_to_a_revision_goes_to_others_when_its_worker_is_lost() -> None:
+    h = serving()
+    h.submit(C, "j1")
+    h.one(W, w.Dispatch)
+    h.join_worker(W2, "w2", revision="r2")
+    h.worker(W, Bye())
+    assert h.one(W2, w.Dispatch).revision == "r2"

@@ -113,3 +113,15 @@ def test_descriptions_are_cut_to_a_line() -> None:
     assert first_line("One.\nTwo.") == "One."
     assert first_line("x" * 100, at_most=10) == "x" * 9 + "…"
     assert first_line(None) == ""
+
+
+def test_memory_jobs_and_problems_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = {"id": "p/1", "pid": 5, "state": "ready", "slots": {"default": 4}, "in_flight": 0, "jobs": 321}
+    sizes = {"private_bytes": 85 << 20, "shared_bytes": 140 << 20}
+    problem = {"id": "reload", "pid": None, "state": "failed", "slots": {}, "problem": "app: boom [x] (app.py, line 3)"}
+    worker = {"worker": "w", "name": "pool", "state": "ready", "executors": [executor | sizes, problem]}
+    text = printed(monkeypatch, status_text, lambda: status_text.show_status("tcp://b:1", {}, [worker]))
+    assert "85+140 MiB" in text
+    assert " 321 " in text
+    assert "pool: reload failed: app: boom [x] (app.py, line 3)" in text
+    assert sum("reload" in line for line in text.splitlines()) == 1

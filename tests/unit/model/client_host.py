@@ -215,6 +215,7 @@ class ClientHost:
 
     def _connect(self, address: str) -> None:
         self._disconnect(linger=False)
+        self._oracle.connects(self.name)
         self.socket = Socket(
             self._network,
             self.island,

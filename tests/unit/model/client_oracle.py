@@ -92,8 +92,11 @@ class ClientOracle:
         self._readers[client] = {}
         self._silent[client] = set()
         self._unaccepted[client] = set()
-        self._sent[client] = set()
         self._again[client] = set()
+
+    def connects(self, client: str) -> None:
+        """A new socket: nothing comes any more that was on its way to the one before."""
+        self._sent[client] = set()
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -103,7 +106,8 @@ class ClientOracle:
         if isinstance(message, c.Submit | c.Attach):
             client.handles[message.job].was_sent = True
             if message.job in self._sent[name]:
-                # What an earlier attachment in the same session was sent may still come.
+                # What an earlier attachment was sent may still come, also from an earlier connection of this socket:
+                # ZeroMQ reads from the pipes of all in turn.
                 self._again[name].add(message.job)
                 self._unaccepted[name].discard(message.job)
             elif "accepted" in message.want or isinstance(message, c.Attach):

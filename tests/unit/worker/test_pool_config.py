@@ -79,3 +79,25 @@ def test_wrong_overrides_and_files_are_named(tmp_path: Path) -> None:
         load(tmp_path, "", concurency=1)
     with pytest.raises(ConfigError, match=r"none\.toml"):
         load_worker_config(tmp_path / "none.toml", {})
+
+
+def test_sizes_are_written_with_units_everywhere(tmp_path: Path) -> None:
+    text = '[worker]\nmax_rss_bytes = "1.5G"\nmax_body_bytes = 2048\n'
+    config = load(tmp_path, text, {"DSPYMQ_WORKER_KILL_RSS_BYTES": "2048 MiB"})
+    assert (config.max_rss_bytes, config.kill_rss_bytes) == (1536 << 20, 2 << 30)
+    assert config.max_body_bytes == 2048
+    assert load(tmp_path, "", {"DSPYMQ_WORKER_MAX_RSS_BYTES": "734003200"}).max_rss_bytes == 700 << 20
+    with pytest.raises(ConfigError, match="max_rss_bytes"):
+        load(tmp_path, '[worker]\nmax_rss_bytes = "much"\n')
+    with pytest.raises(ConfigError, match="less than max_rss_bytes"):
+        load(tmp_path, "", max_rss_bytes="800M", kill_rss_bytes="700M")
+
+
+def test_recycling_and_reload_are_off_unless_asked_for(tmp_path: Path) -> None:
+    config = load(tmp_path, "")
+    assert config.reload is False
+    found = (config.max_jobs_per_executor, config.max_age_ms, config.max_rss_bytes, config.kill_rss_bytes)
+    assert found == (None, None, None, None)
+    environ = {"DSPYMQ_WORKER_RELOAD": "true", "DSPYMQ_WORKER_MAX_JOBS_PER_EXECUTOR": "50"}
+    config = load(tmp_path, "", environ, max_age_ms=60_000)
+    assert (config.reload, config.max_jobs_per_executor, config.max_age_ms) == (True, 50, 60_000)

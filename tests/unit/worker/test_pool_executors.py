@@ -364,9 +364,10 @@ def test_the_pool_is_shown_with_its_processes() -> None:
     assert rig.shown() == {
         "pool/1": {
             "id": "pool/1", "pid": 77, "state": "ready", "slots": {"default": 4}, "in_flight": 0,
-            "started_at_ms": 1_000_005,
+            "started_at_ms": 1_000_005, "jobs": 0,
         },
         "pool/2": {
-            "id": "pool/2", "pid": None, "state": "starting", "slots": {}, "in_flight": 0, "started_at_ms": 1_000_005,
+            "id": "pool/2", "pid": None, "state": "starting", "slots": {}, "in_flight": 0,
+            "started_at_ms": 1_000_005, "jobs": 0,
         },
     }  # fmt: skip

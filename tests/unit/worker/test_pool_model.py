@@ -10,7 +10,8 @@ from dspymq.protocol import worker_messages as w
 from dspymq.protocol.messages import Bye, Ping, Pong
 from dspymq.worker.supervisor import effects as ef
 from dspymq.worker.supervisor import events as ev
-from tests.unit.worker.pool_rig import WELCOME, Rig
+from dspymq.worker.supervisor.executor import Memory
+from tests.unit.worker.pool_rig import WELCOME, Rig, error
 
 SLOTS = 3
 PICK = st.integers(0, 1_000_000)
@@ -25,6 +26,7 @@ class PlayedExecutor:
         self.cancelled: set[str] = set()
         self.had_jobs = 0
         self.alone = False
+        self.revision = ""
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -32,7 +34,16 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rig = Rig(processes=2, grace_ms=3_000, cancel_grace_ms=2_000, stall_ms=2_000)
+        self.rig = Rig(
+            processes=2,
+            grace_ms=3_000,
+            cancel_grace_ms=2_000,
+            stall_ms=2_000,
+            patient=True,
+            max_jobs_per_executor=4,
+            max_age_ms=60_000,
+            max_rss_bytes=500 << 20,
+        )
         self.rig.slots_of = {"default": SLOTS}
         self.executors: dict[str, PlayedExecutor] = {}
         self.killed: set[str] = set()
@@ -40,6 +51,11 @@ class PoolMachine(RuleBasedStateMachine):
         self.synced = False
         self.page: list[str] | None = None
         self.granted = 0
+        self.offered = ""
+        """The revision that the broker was told last."""
+        self.stale = ""
+        """The one before, while a dispatch of it may be on its way: until a ping after the change is answered."""
+        self.stale_until = 0
         self.unanswered: list[int] = []
         self.counter = 0
         self.live: set[str] = set()
@@ -60,7 +76,12 @@ class PoolMachine(RuleBasedStateMachine):
     def do(self, event: ev.Event) -> None:
         for effect in self.rig.do(event):
             if isinstance(effect, ef.StartExecutor):
-                self.executors[effect.executor] = PlayedExecutor()
+                self.executors[effect.executor] = executor = PlayedExecutor()
+                executor.revision = f"r{effect.generation}"
+            elif isinstance(effect, ef.EndGeneration):
+                revision = f"r{effect.generation}"
+                alive = {name for name, one in self.executors.items() if one.revision == revision}
+                assert alive <= self.killed, "its fork server takes its executors along"
             elif isinstance(effect, ef.KillExecutor):
                 assert effect.executor in self.executors
                 self.killed.add(effect.executor)
@@ -77,6 +98,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert executor.is_ready
             assert name not in self.killed
             assert message.lease not in executor.leases
+            assert message.revision == executor.revision, "it has another version of the program"
             executor.leases[message.lease] = False
             executor.had_jobs += 1
             assert len(executor.leases) <= SLOTS
@@ -92,11 +114,15 @@ class PoolMachine(RuleBasedStateMachine):
         assert getattr(message, "lease", None) not in self.dropped, "of a dropped lease nothing is sent"
         if isinstance(message, w.Ready):
             self.granted = message.slots.get("default", 0)
+            revision = message.programs[0].revision if message.programs else ""
+            if revision != self.offered:
+                self.offered, self.stale, self.stale_until = revision, self.offered, 0
             if message.held is not None:
                 assert self.page is None
                 self.page = [held.lease for held in message.held]
         elif isinstance(message, Ping):
             self.unanswered.append(message.n)
+            self.stale_until = self.stale_until or message.n
         elif isinstance(message, w.Result | w.Released):
             assert self.synced, "no end before synced"
             kind = "result" if isinstance(message, w.Result) else "released"
@@ -130,6 +156,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def session_down(self) -> None:
         self.up = self.synced = False
+        self.stale = ""
         self.page = None
         self.unanswered = []
         self.do(ev.SessionDown())
@@ -146,7 +173,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.dropped.add(dropped)
         missing = {lease for lease in self.live if lease not in self.page}
         self.page = None
-        self.synced = True
+        self.synced = bool(self.offered)
         self.live -= missing
         self.do(ev.FromBroker(w.Synced(keep=keep)))
         # What was given back before it began is told by the silence of `held`.
@@ -154,8 +181,12 @@ class PoolMachine(RuleBasedStateMachine):
         assert not missing & set(self.rig.core._work.leases), f"kept, and not held: {missing}"
 
     @precondition(lambda self: self.synced and len(self.live) < self.granted)
-    @rule(isolate=st.sampled_from([False, False, True]), timeout_ms=st.sampled_from([500, 5_000, 100_000]))
-    def dispatch(self, isolate: bool, timeout_ms: int) -> None:
+    @rule(
+        isolate=st.sampled_from([False, False, True]),
+        timeout_ms=st.sampled_from([500, 5_000, 100_000]),
+        late=st.booleans(),
+    )
+    def dispatch(self, isolate: bool, timeout_ms: int, late: bool) -> None:
         self.counter += 1
         lease = f"l{self.counter:04}"
         self.live.add(lease)
@@ -168,7 +199,7 @@ class PoolMachine(RuleBasedStateMachine):
             attempt=1,
             digest="d",
             program="p",
-            revision="r",
+            revision=self.stale if late and self.stale else self.offered,
             timeout_ms=timeout_ms,
             want=["started", "chunks"] if self.counter % 2 else [],
             isolate=isolate,
@@ -193,7 +224,10 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.up and self.unanswered)
     @rule()
     def pong(self) -> None:
-        self.do(ev.FromBroker(Pong(n=self.unanswered.pop(0))))
+        number = self.unanswered.pop(0)
+        if self.stale_until and number >= self.stale_until:
+            self.stale = ""
+        self.do(ev.FromBroker(Pong(n=number)))
 
     @precondition(lambda self: self.synced)
     @rule(blocked=st.booleans())
@@ -214,12 +248,37 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def executor_ready(self, pick: int) -> None:
         name = self.some(pick, ready=False)
-        if name is None or name in self.killed:
+        if name is not None:
+            self.make_ready(name)
+
+    def make_ready(self, name: str) -> None:
+        if name not in self.executors or name in self.killed or self.executors[name].is_ready:
             return
         self.executors[name].is_ready = True
         self.do(ev.ExecutorStarted(name, 1))
-        offers = [w.Offer(name="p", revision="r")]
+        offers = [w.Offer(name="p", revision=self.executors[name].revision)]
         self.do(ev.FromExecutor(name, w.Ready(worker=name, slots={"default": SLOTS}, programs=offers)))
+
+    @rule(whole=st.sampled_from([True, True, False]))
+    def reload(self, whole: bool) -> None:
+        self.do(ev.Reload("test"))
+        for _ in range(2 if whole else 0):
+            starting = sorted(name for name, executor in self.executors.items() if not executor.is_ready)
+            for name in starting:
+                self.make_ready(name)
+
+    @rule(pick=PICK)
+    def programs_fail(self, pick: int) -> None:
+        name = self.some(pick, ready=False)
+        if name is not None and name not in self.killed:
+            self.do(ev.FromExecutor(name, error("programs_failed")))
+            self.die(name, 3)
+
+    @rule(pick=PICK, mib=st.sampled_from([50, 450, 900]))
+    def memory_is_measured(self, pick: int, mib: int) -> None:
+        name = self.some(pick, ready=True)
+        if name is not None:
+            self.do(ev.Memory({name: Memory(100 << 20, mib << 20)}))
 
     @rule(pick=PICK, ready=st.booleans())
     def executor_dies(self, pick: int, ready: bool) -> None:
@@ -227,10 +286,10 @@ class PoolMachine(RuleBasedStateMachine):
         if name is not None:
             self.die(name)
 
-    def die(self, name: str) -> None:
+    def die(self, name: str, code: int = -9) -> None:
         del self.executors[name]
         self.killed.discard(name)
-        self.do(ev.ExecutorGone(name, -9))
+        self.do(ev.ExecutorGone(name, code))
         assert not [e for e in self.rig.effects if isinstance(e, ef.ToExecutor) and e.executor == name]
 
     @rule(pick=PICK)
@@ -269,6 +328,14 @@ class PoolMachine(RuleBasedStateMachine):
         due = self.rig.core.next_ms()
         if self.live and self.executors:
             assert due is not None, "a lease without a timer could hang for ever"
+
+    @invariant()
+    def no_more_processes_than_the_work_needs(self) -> None:
+        busy = sum(bool(executor.leases) for executor in self.executors.values())
+        # Two that serve, two that are worn or come, two for isolated jobs, those that were told to leave or killed.
+        ending = sum(one.state.value == "leaving" or one.killed for one in self.rig.core._crew.executors.values())
+        retiring = sum(one.state.value == "retiring" for one in self.rig.core._crew.executors.values())
+        assert len(self.executors) <= 6 + busy + ending + retiring
 
     # -- and in the end ---------------------------------------------------------------------------------------------
 

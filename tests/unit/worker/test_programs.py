@@ -212,3 +212,24 @@ def test_code_act_inherits_an_aforward_that_fails() -> None:
     module = dspy.CodeAct("q -> a", tools=[add])
     assert hasattr(module, "aforward")
     assert runs_async(module) is False
+
+
+def test_what_fails_takes_only_itself_out(load: Load, tmp_path: Path) -> None:
+    load(SAMPLE, broken_programs="x = 1\n\n1 / 0\n")
+    name = next(module for module in sys.modules if module.startswith("programs_under_test"))
+    (tmp_path / f"{name}.py").write_text(SAMPLE + "\ndef bad() -> dspy.Module:\n    raise KeyError('no prompt')\n")
+    sys.modules.pop(name)
+    problems: dict[str, str] = {}
+    found = load_programs([name, "broken_programs", f"{name}:nope"], [str(tmp_path)], None, problems)
+    assert sorted(found) == ["Tool", "factory", "qa"]
+    assert sorted(problems) == ["broken_programs", f"{name}:bad", f"{name}:nope"]
+    assert "broken_programs.py, line 3" in problems["broken_programs"]
+    assert "no prompt" in problems[f"{name}:bad"]
+
+
+def test_nothing_left_to_offer_is_an_error_all_the_same(load: Load) -> None:
+    load(SAMPLE, broken_programs="1 / 0\n")
+    problems: dict[str, str] = {}
+    with pytest.raises(ProgramsError, match="ZeroDivisionError"):
+        load_programs(["broken_programs"], [], None, problems)
+    assert load_programs([], [], None, problems) == {}

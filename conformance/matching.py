@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import re
 from typing import Any, Final
 
 import msgpack
 
-from tests.conformance.spec_text import ROOT
-
-VECTORS: Final = ROOT / "protocol" / "vectors"
 _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class Mismatch(AssertionError):
-    """Something is not as its pattern says; the text says where."""
+    """Something is not as it must be.
+
+    `field` names the field of the header, or `body`, where that is known. `rule` is the rule that is broken whatever
+    the step is about, such as R-3.4 for an identity.
+    """
+
+    def __init__(self, text: str, field: str = "", rule: str | None = None) -> None:
+        super().__init__(text)
+        self.field = field
+        self.rule = rule
+
+
+_FIELD: Final = re.compile(r"the (?:header\.(?P<field>\w+)|(?P<body>body))")
+
+
+def _mismatch(where: str, what: str) -> Mismatch:
+    found = _FIELD.match(where)
+    return Mismatch(f"{where} is {what}", (found["field"] or found["body"]) if found else "")
 
 
 class Memory(dict[str, Any]):
@@ -38,16 +50,16 @@ class Memory(dict[str, Any]):
                 self._special(special, pattern[special], value, where)
                 return
             if not isinstance(value, dict):
-                raise Mismatch(f"{where} is {value!r}, not a map")
+                raise _mismatch(where, f"{value!r}, not a map")
             for name, each in pattern.items():
                 self.match(each, value.get(name), f"{where}.{name}")
         elif isinstance(pattern, list):
             if not isinstance(value, list) or len(value) != len(pattern):
-                raise Mismatch(f"{where} is {value!r}, not {len(pattern)} of {pattern!r}")
+                raise _mismatch(where, f"{value!r}, not {len(pattern)} of {pattern!r}")
             for index, (each, found) in enumerate(zip(pattern, value, strict=True)):
                 self.match(each, found, f"{where}[{index}]")
         elif type(pattern) is not type(value) or pattern != value:
-            raise Mismatch(f"{where} is {value!r}, not {pattern!r}")
+            raise _mismatch(where, f"{value!r}, not {pattern!r}")
 
     def _special(self, name: str, argument: Any, value: Any, where: str) -> None:
         match name:
@@ -59,7 +71,7 @@ class Memory(dict[str, Any]):
             case "$not":
                 holds = self.fill(argument) != value
             case "$greater":
-                holds = value is not None and value > self.fill(argument)
+                holds = isinstance(value, str) and value > self.fill(argument)
             case "$from":
                 low, high = argument
                 holds = isinstance(value, int) and low <= value <= high
@@ -80,7 +92,7 @@ class Memory(dict[str, Any]):
             case _:
                 raise ValueError(f"no pattern is called {name}")
         if not holds:
-            raise Mismatch(f"{where} is {value!r}, not {name} {self.fill(argument)!r}")
+            raise _mismatch(where, f"{value!r}, not {name} {self.fill(argument)!r}")
 
     def _fits(self, pattern: Any, value: Any) -> bool:
         try:
@@ -102,26 +114,18 @@ class Memory(dict[str, Any]):
             case {"$get": name}:
                 holds = body == self[name]
             case _:
-                self.match(pattern, msgpack.unpackb(body) if body else None, "the body")
+                self.match(pattern, unpacked(body), "the body")
                 return
         if not holds:
-            raise Mismatch(f"the body is {body[:64].hex()} ({len(body)} octets), not {pattern}")
+            raise _mismatch("the body", f"{body[:64].hex()} ({len(body)} octets), not {pattern}")
 
 
-@functools.cache
-def defaults(endpoint: str, t: str) -> dict[str, Any]:
-    """What the fields of a message mean that are left out, by encodings.json."""
-    rows = json.loads((VECTORS / "encodings.json").read_text("utf-8"))["messages"]
-    found: dict[str, Any] = {}
-    for row in rows:
-        if row["endpoint"] == endpoint and row["fields"]["t"] == t:
-            found |= row["defaults"]
-    return found
-
-
-def with_defaults(endpoint: str, header: dict[str, Any]) -> dict[str, Any]:
-    """The header with every field that it leaves out."""
-    return {**defaults(endpoint, header["t"]), **header}
+def unpacked(body: bytes) -> Any:
+    """What a body says, None if it is empty. Raises Mismatch (R-2.22) if it is no msgpack."""
+    try:
+        return msgpack.unpackb(body, strict_map_key=False) if body else None
+    except (ValueError, msgpack.UnpackException) as problem:
+        raise Mismatch(f"the body is no msgpack: {problem}", "body", "R-2.22") from None
 
 
 def frame(value: Any) -> bytes:

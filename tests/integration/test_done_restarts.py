@@ -260,3 +260,11 @@ def test_calls_from_many_threads_go_on_through_restarts_of_everything(lm: Script
                 for thread in threads:
                     thread.join(LONG_S)
         assert not problems, problems[:5]
+
+
+def test_a_pool_at_the_clients_endpoint_goes_on_to_the_next_address_and_says_so_once(lm: ScriptedLM) -> None:
+    with running_broker() as broker, Client(broker.clients, name="caller") as client:
+        command = ["worker", PROGRAMS, "--broker", broker.clients, "--broker", broker.workers, "--processes", "1"]
+        with running("pool", command, clean_environ(lm)) as pool:
+            assert client.call("qa", question="there?").answer == expected_answer("answer", "there?")
+            assert pool.stderr().count("clients connect here, not workers") == 1

@@ -125,11 +125,12 @@ class BrokerLink:
                 case s.Up(welcome):
                     self._limits = welcome.limits
                     self._codec = worker_codec(welcome.limits)
-                    self._told = None
-                    log.info("broker.up address=%s epoch=%s", self._session.address, welcome.epoch)
+                    level = logging.DEBUG if self._told == s.WRONG_ENDPOINT else logging.INFO
+                    log.log(level, "broker.up address=%s epoch=%s", self._session.address, welcome.epoch)
                     self._listener.session_up(welcome)
                 case s.Down(reason):
-                    log.warning("broker.down reason=%r", reason)
+                    if reason != s.WRONG_ENDPOINT:
+                        log.warning("broker.down reason=%r", reason)
                     self._listener.session_down()
 
     def _open(self, address: str, hello: Hello) -> None:
@@ -162,7 +163,9 @@ class BrokerLink:
         self._outbox.clear()
         self._outbox_bytes = 0
         self._blocked = False
-        if self._session.last_failure and self._told != self._session.last_failure:
+        if not self._session.last_failure:
+            self._told = None
+        elif self._told != self._session.last_failure:
             # Once an outage, not once an attempt.
             self._told = self._session.last_failure
             log.warning("broker.unreachable reason=%r", self._told)

@@ -24,6 +24,8 @@ DEAD_MS: Final = 3_000
 
 LOST_SESSION: Final = frozenset({"no_session"})
 
+WRONG_ENDPOINT: Final = "clients connect here, not workers: give the address of the workers' endpoint (--broker)"
+
 
 class Open(NamedTuple):
     """Connect a new socket to this address and send hello."""
@@ -145,6 +147,12 @@ class Session:
             return self._lost(now_ms, f"bye {message.reason}")
         if kind is Error and message.reason in LOST_SESSION:
             return self._lost(now_ms, message.reason)
+        if kind is Error and message.reason == "wrong_endpoint":
+            return [*self._failed(now_ms, WRONG_ENDPOINT, busy=busy), Down(WRONG_ENDPOINT)]
+        if kind is not Error and kind is not Pong:
+            # This broker does more than greet.
+            self._failures = 0
+            self.last_failure = ""
         return [Deliver(message)]
 
     def disconnected(self, now_ms: int, *, busy: bool) -> list[Step]:
@@ -184,8 +192,6 @@ class Session:
     def _while_opening(self, message: Any, now_ms: int, *, busy: bool) -> list[Step]:
         if isinstance(message, Welcome):
             self.phase = Phase.UP
-            self._failures = 0
-            self.last_failure = ""
             self._ping_ms = message.ping_ms
             self.dead_ms = message.dead_ms
             self._sent_ms = now_ms

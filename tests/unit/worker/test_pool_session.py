@@ -157,6 +157,34 @@ def test_a_broker_that_knows_no_session_is_greeted_again_on_a_new_socket() -> No
     assert line.tick() == [s.Open("tcp://a:1", HELLO)]
 
 
+def test_the_wrong_endpoint_is_left_for_the_next_address_and_tried_less_and_less_often() -> None:
+    """It greets everybody; what a worker says first is refused."""
+    line = Line("tcp://clients:1", "tcp://workers:1").up()
+    wrong = error("wrong_endpoint")
+    assert line.receive(wrong) == [s.Close(), s.Down(s.WRONG_ENDPOINT)]
+    assert line.tick() == [s.Open("tcp://workers:1", HELLO)]
+    alone = Line()
+    pauses = []
+    for _ in range(9):
+        closed_ms = alone.now_ms
+        alone.up()
+        pauses.append(alone.now_ms - closed_ms)
+        assert alone.receive(Pong(n=0)) == [s.Deliver(Pong(n=0))]
+        alone.receive(wrong)
+    assert pauses == [0, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000]
+
+
+def test_a_broker_that_takes_what_a_worker_says_ends_the_growth_of_the_pauses() -> None:
+    line = Line().up()
+    line.receive(error("wrong_endpoint"))
+    line.up()
+    line.receive(w.Synced(keep=[]))
+    line.receive(error("wrong_endpoint"))
+    closed_ms = line.now_ms
+    line.up()
+    assert line.now_ms - closed_ms == 200
+
+
 def test_a_refused_hello_fails_the_attempt() -> None:
     line = Line()
     line.tick()

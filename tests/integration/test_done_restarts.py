@@ -267,4 +267,5 @@ def test_a_pool_at_the_clients_endpoint_goes_on_to_the_next_address_and_says_so_
         command = ["worker", PROGRAMS, "--broker", broker.clients, "--broker", broker.workers, "--processes", "1"]
         with running("pool", command, clean_environ(lm)) as pool:
             assert client.call("qa", question="there?").answer == expected_answer("answer", "there?")
-            assert pool.stderr().count("clients connect here, not workers") == 1
+            told = [line for line in pool.stderr().splitlines() if "clients connect here, not workers" in line]
+            assert len(told) == 1

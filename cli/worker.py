@@ -35,6 +35,14 @@ from dspymq.cli.errors import CommandError
     help="Jobs at once in each of them; default 8.  [env var: DSPYMQ_WORKER_CONCURRENCY]",
 )
 @click.option(
+    "--lane",
+    "lanes",
+    multiple=True,
+    metavar="NAME=N",
+    help="Jobs at once of another lane in each, beside --concurrency, so that long jobs never take the slots of short "
+    "ones; may be given several times.  [env var: DSPYMQ_WORKER_LANES]",
+)
+@click.option(
     "--start-method",
     type=click.Choice(["forkserver", "spawn"]),
     help="forkserver imports the programs once, spawn once a process.  [env var: DSPYMQ_WORKER_START_METHOD]",
@@ -91,6 +99,7 @@ def worker(
     brokers: tuple[str, ...],
     processes: int | None,
     concurrency: int | None,
+    lanes: tuple[str, ...],
     start_method: str | None,
     reload: bool | None,
     max_jobs_per_executor: int | None,
@@ -129,6 +138,7 @@ def worker(
             "brokers": [part for text in brokers for part in text.split(",")] or None,
             "processes": processes,
             "concurrency": concurrency,
+            "lanes": list(lanes) or None,
             "start_method": start_method,
             "reload": reload,
             "max_jobs_per_executor": max_jobs_per_executor,

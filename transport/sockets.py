@@ -30,6 +30,8 @@ def router(context: "zmq.Context[Any]") -> "zmq.Socket[bytes]":
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
     socket.setsockopt(zmq.BACKLOG, 1_024)
+    # What libzmq still holds for a route that is dead is given up with its connection.
+    socket.setsockopt(zmq.TCP_MAXRT, 60_000)
     # What libzmq holds for a peer is beyond the broker's own bounds, which count bytes.
     return _common(socket, send_messages=256)
 

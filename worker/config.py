@@ -55,17 +55,22 @@ def default_name() -> str:
     return f"{host[:40]}-{os.getpid()}"
 
 
+LaneName = Annotated[str, msgspec.Meta(pattern=r"^(?!_|default$)[!-~]{1,64}\Z")]
+"""A lane beside `default`; those that begin with `_` are reserved (SPEC section 14)."""
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One pool. Times are in milliseconds.
 
     `brokers` is ordered failover. `targets` are MODULE or MODULE:NAME, found from `cwd` and `paths`. `processes`
-    executors take `concurrency` jobs each. `start_method`: forkserver imports the programs once; spawn once an
-    executor. `grace_ms` bounds a drain; `cancel_grace_ms` is what a job may take after its deadline before its
-    process is at stake; after `stall_ms` of silence, against a beat every `beat_ms`, an executor gets no jobs.
-    `default_profile` names the profile of jobs that name none. With `reload` the programs are imported anew when their
-    files change. An executor is replaced, without anybody missing it, when it has ended `max_jobs_per_executor` jobs,
-    is `max_age_ms` old, or has more than `max_rss_bytes` in RAM; one over `kill_rss_bytes` (twice `max_rss_bytes` if
-    only that is given) is killed. Sizes may be written as 512M or 2G.
+    executors take `concurrency` jobs each, and of further `lanes` so many more (`{"batch": 1}`). `start_method`:
+    forkserver imports the programs once; spawn once an executor. `grace_ms` bounds a drain; `cancel_grace_ms` is
+    what a job may take after its deadline before its process is at stake; after `stall_ms` of silence, against a
+    beat every `beat_ms`, an executor gets no jobs. `default_profile` names the profile of jobs that name none. With
+    `reload` the programs are imported anew when their files change. An executor is replaced, without anybody
+    missing it, when it has ended `max_jobs_per_executor` jobs, is `max_age_ms` old, or has more than
+    `max_rss_bytes` in RAM; one over `kill_rss_bytes` (twice `max_rss_bytes` if only that is given) is killed. Sizes
+    may be written as 512M or 2G.
     """
 
     brokers: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [DEFAULT_BROKER])
@@ -74,6 +79,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cwd: str | None = None
     processes: Annotated[int, msgspec.Meta(ge=1, le=256)] = msgspec.field(default_factory=default_processes)
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 8
+    lanes: dict[LaneName, Annotated[int, msgspec.Meta(ge=1, le=10_000)]] = {}
     start_method: Literal["forkserver", "spawn"] = "forkserver"
     name: Annotated[str, msgspec.Meta(pattern=r"^[ -~]{1,48}\Z")] = msgspec.field(default_factory=default_name)
     grace_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = 10_000
@@ -100,7 +106,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 _KEYS: Final = tuple(name for name in WorkerConfig.__struct_fields__ if name != "profiles")
-_LISTS: Final = ("brokers", "targets", "paths")
+_LISTS: Final = ("brokers", "targets", "paths", "lanes")
 
 
 def load_worker_config(
@@ -193,6 +199,8 @@ _FIELDS: Final = {field.encode_name: field for field in msgspec.structs.fields(W
 def _converted(key: str, value: Any, place: str) -> Any:
     if isinstance(value, str) and key in _LISTS:
         value = [value]
+    if key == "lanes" and isinstance(value, list):
+        value = _lanes(value, place)
     # Variables are text; a TOML string is never a number.
     strict = not place.startswith(ENVIRONMENT_PREFIX)
     if key == "log_level" and isinstance(value, str):
@@ -204,6 +212,16 @@ def _converted(key: str, value: Any, place: str) -> Any:
     except msgspec.ValidationError as error:
         problem = str(error).split(" - at ")[0]
         raise ConfigError(place, f"is {value!r}: {problem}", "set it to a value of that kind") from None
+
+
+def _lanes(texts: list[str], place: str) -> dict[str, int]:
+    found = {}
+    for text in texts:
+        name, _, slots = text.rpartition("=")
+        if not name or not slots.isdecimal():
+            raise ConfigError(place, f"{text!r} is no lane", "write NAME=SLOTS, such as batch=1")
+        found[name] = int(slots)
+    return found
 
 
 def size_bytes(text: str) -> int | str:

@@ -21,6 +21,7 @@ class ExecutorSpec(msgspec.Struct, frozen=True, kw_only=True):
     before they are imported. `parent_pid` is the process that starts the fork server, or the executors themselves
     when they are spawned: they end with it (0: not checked). With `fresh` no bytecode of the programs is written: its
     check, a second and a size, may miss an edit. `beat_ms` is the interval of `ping` on the pipe.
+    `concurrency` slots are of the lane `default`, those in `lanes` are further ones.
     """
 
     targets: list[str] = []
@@ -28,11 +29,17 @@ class ExecutorSpec(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str | None = None
     profiles: list[LMProfile] = []
     concurrency: int = 16
+    lanes: dict[str, int] = {}
     beat_ms: int = 1000
     max_body_bytes: int = 16 * 1024 * 1024
     fresh: bool = False
     parent_pid: int = 0
     log_level: str = "WARNING"
+
+    @property
+    def slots(self) -> dict[str, int]:
+        """The jobs that one executor takes at once, by lane."""
+        return {"default": self.concurrency, **self.lanes}
 
     def to_json(self) -> str:
         """The value of the variable."""

@@ -172,9 +172,11 @@ class JobBook:
                 self._send(job, now_ms)
 
     def session_down(self) -> None:
-        """Whatever was sent has to be sent again."""
-        for job in self._jobs.values():
+        """Whatever was sent has to be sent again; what has no time left for that is over (SPEC R-5.10)."""
+        for job in list(self._jobs.values()):
             job.sent = False
+            if job.overdue:
+                self._give_up(job)
 
     def accepted(self, message: Accepted | Started | Progress) -> None:
         """News of a job that its client wanted."""

@@ -31,7 +31,6 @@ log = logging.getLogger("dspymq.worker.executor")
 INLINE_REVISION: Final = "inline"
 """What is offered as the revision of `_inline`; the result names the spec's hash."""
 
-_LANE: Final = "default"
 _MAX_DESCRIPTION_BYTES: Final = 900_000
 """Under the 1 MiB that a broker takes in `ready`, with room for what the supervisor adds."""
 
@@ -103,7 +102,7 @@ class Executor:
         self._runner = JobRunner(
             state.programs,
             LMSet(profiles, loop, self._local_url),
-            concurrency=self._spec.concurrency,
+            concurrency=sum(self._spec.slots.values()),
             max_body_bytes=self._spec.max_body_bytes,
         )
 
@@ -125,7 +124,7 @@ class Executor:
         offers.append(w.Offer(name=INLINE, revision=INLINE_REVISION))
         ready = w.Ready(
             worker=self._id,
-            slots={_LANE: self._spec.concurrency},
+            slots=self._spec.slots,
             programs=offers,
             profiles=[profile.name for profile in self._spec.profiles],
         )
@@ -166,7 +165,8 @@ class Executor:
                 log.warning("event=unexpected_message type=%s", type(message).__name__)
 
     def _dispatch(self, dispatch: w.Dispatch, body: bytes) -> None:
-        if len(self._attempts) >= self._spec.concurrency or dispatch.lease in self._attempts:
+        taken = sum(attempt.lane == dispatch.lane for attempt in self._attempts.values())
+        if taken >= self._spec.slots.get(dispatch.lane, 0) or dispatch.lease in self._attempts:
             self._pipe.send(w.Released(lease=dispatch.lease, started=False, cause="capacity"))
             return
         attempt = Attempt(dispatch, self._pipe, self._id, self._spec.max_body_bytes)
@@ -211,6 +211,7 @@ class Attempt:
 
     def __init__(self, dispatch: w.Dispatch, pipe: Pipe, executor_id: str, max_body_bytes: int) -> None:
         self.token = CancelToken()
+        self.lane = dispatch.lane
         self._dispatch = dispatch
         self._pipe = pipe
         self._executor_id = executor_id

@@ -162,6 +162,7 @@ class Pool:
             cwd=config.cwd or os.getcwd(),
             profiles=config.executor_profiles(),
             concurrency=config.concurrency,
+            lanes=config.lanes,
             beat_ms=config.beat_ms,
             max_body_bytes=config.max_body_bytes,
             fresh=config.reload,

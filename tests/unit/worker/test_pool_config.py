@@ -1,6 +1,7 @@
 """The settings of a pool: file < environment < overrides, and clear errors."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,3 +102,25 @@ def test_recycling_and_reload_are_off_unless_asked_for(tmp_path: Path) -> None:
     environ = {"DSPYMQ_WORKER_RELOAD": "true", "DSPYMQ_WORKER_MAX_JOBS_PER_EXECUTOR": "50"}
     config = load(tmp_path, "", environ, max_age_ms=60_000)
     assert (config.reload, config.max_jobs_per_executor, config.max_age_ms) == (True, 50, 60_000)
+
+
+@pytest.mark.parametrize(
+    ("given", "lanes"),
+    [
+        ({"lanes": ["batch=1", "night=30"]}, {"batch": 1, "night": 30}),
+        ({"lanes": "batch=2"}, {"batch": 2}),
+        ({"lanes": {"batch": 3}}, {"batch": 3}),
+    ],
+)
+def test_lanes_are_written_as_pairs_or_as_a_table(given: dict[str, Any], lanes: dict[str, int]) -> None:
+    assert load_worker_config(None, {}, given).lanes == lanes
+
+
+def test_lanes_stand_in_the_environment_too() -> None:
+    assert load_worker_config(None, {"DSPYMQ_WORKER_LANES": "batch=1, night=2"}).lanes == {"batch": 1, "night": 2}
+
+
+@pytest.mark.parametrize("lane", ["batch", "=1", "batch=x", "batch=0", "default=2", "_own=1", "a b=1"])
+def test_what_is_no_lane_is_named(lane: str) -> None:
+    with pytest.raises(ConfigError, match="lanes"):
+        load_worker_config(None, {}, {"lanes": [lane]})

@@ -186,7 +186,6 @@ class BrokerLink:
         socket = self._socket
         if socket is None:
             return
-        self._session.sent(self._clock())
         if not self._outbox and socket.send(frames):
             return
         self._outbox.append(frames)

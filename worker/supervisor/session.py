@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from dspymq.protocol.messages import Bye, Error, Header, Hello, Ping, Pong, Welcome
+from dspymq.protocol.worker_messages import Dispatch
 
 WELCOME_MS: Final = 2_000
 """An attempt that was not welcomed by then has failed."""
@@ -23,6 +24,9 @@ DEAD_MS: Final = 3_000
 """Silence that ends a session, as long as no broker has said what it wants."""
 
 LOST_SESSION: Final = frozenset({"no_session"})
+
+PROOFS: Final = 1 << 40
+"""Numbers of the session's own pings begin here; those of the pool are smaller."""
 
 WRONG_ENDPOINT: Final = "clients connect here, not workers: give the address of the workers' endpoint (--broker)"
 
@@ -85,8 +89,12 @@ class Session:
         self._due_ms = 0
         """CLOSED: when to try; OPENING: until when welcome must come."""
         self._heard_ms = 0
-        self._sent_ms = 0
         self._pinged_ms = 0
+        self._proved_ms = 0
+        """What was said until then the broker has heard: it takes us for dead `dead_ms` later at the earliest."""
+        self._asked: dict[int, int] = {}
+        """When each ping was sent that has no answer yet, by its number."""
+        self._proofs = PROOFS
         self._ping_ms = DEAD_MS // 3
         self.dead_ms = DEAD_MS
         self.phase = Phase.CLOSED
@@ -119,13 +127,8 @@ class Session:
         if now_ms - self._heard_ms >= self.dead_ms:
             return self._lost(now_ms, f"silent for {now_ms - self._heard_ms} ms")
         if now_ms >= self._ping_due_ms():
-            self._sent_ms = self._pinged_ms = now_ms
-            return [Send(Ping())]
+            return [self._ask(now_ms)]
         return []
-
-    def sent(self, now_ms: int) -> None:
-        """Something was sent: no ping is needed."""
-        self._sent_ms = now_ms
 
     def received(self, message: Any, now_ms: int, *, busy: bool) -> list[Step]:
         """A message came on the socket that is open."""
@@ -137,8 +140,10 @@ class Session:
             return self._lost(now_ms, f"silent for {silent_ms} ms until now")
         kind = type(message)
         if kind is Ping:
-            self._sent_ms = now_ms
             return [Send(Pong(n=message.n))]
+        if kind is Pong and message.n >= PROOFS:
+            self._proved_ms = self._asked.pop(message.n, self._proved_ms)
+            return []
         if self.phase is Phase.OPENING:
             return self._while_opening(message, now_ms, busy=busy)
         if self.phase is not Phase.UP or kind is Welcome:
@@ -149,6 +154,9 @@ class Session:
             return self._lost(now_ms, message.reason)
         if kind is Error and message.reason == "wrong_endpoint":
             return [*self._failed(now_ms, WRONG_ENDPOINT, busy=busy), Down(WRONG_ENDPOINT)]
+        if kind is Dispatch and now_ms - self._proved_ms >= self.dead_ms:
+            # We hear the broker, and cannot know that it hears us: what it gave us long ago may run elsewhere.
+            return self._lost(now_ms, f"not heard for {now_ms - self._proved_ms} ms")
         if kind is not Error and kind is not Pong:
             # This broker does more than greet.
             self._failures = 0
@@ -180,13 +188,21 @@ class Session:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _ping_due_ms(self) -> int:
-        """Who has sent nothing pings; and who has heard nothing asks before it judges."""
-        return min(self._sent_ms, max(self._heard_ms, self._pinged_ms)) + self._ping_ms
+        """However much is said besides: a ping is proof that what was said before it was heard."""
+        return self._pinged_ms + self._ping_ms
+
+    def _ask(self, now_ms: int) -> Step:
+        self._pinged_ms = now_ms
+        self._proofs += 1
+        self._asked = {n: at_ms for n, at_ms in self._asked.items() if now_ms - at_ms < self.dead_ms}
+        self._asked[self._proofs] = now_ms
+        return Send(Ping(n=self._proofs))
 
     def _open(self, now_ms: int) -> list[Step]:
         self.phase = Phase.OPENING
         self._due_ms = now_ms + WELCOME_MS
-        self._heard_ms = self._sent_ms = self._pinged_ms = now_ms
+        self._heard_ms = self._proved_ms = now_ms
+        self._asked.clear()
         return [Open(self.address, self._hello)]
 
     def _while_opening(self, message: Any, now_ms: int, *, busy: bool) -> list[Step]:
@@ -194,8 +210,8 @@ class Session:
             self.phase = Phase.UP
             self._ping_ms = message.ping_ms
             self.dead_ms = message.dead_ms
-            self._sent_ms = now_ms
-            return [Up(message)]
+            # Answered before anything is dispatched, which comes after `ready`.
+            return [self._ask(now_ms), Up(message)]
         if isinstance(message, Error):
             return self._failed(now_ms, f"refused: {message.code} {message.reason}", busy=busy)
         if isinstance(message, Bye):

@@ -291,7 +291,6 @@ class Pool:
     def _send(self, message: Any, body: bytes) -> None:
         if self.socket is None:
             return
-        self.session.sent(self.world.now_ms)
         self.socket.send(encode(message, body))
         if self.session.phase is s.Phase.UP and not self._blocked and self.socket.under_way() > CONGESTED:
             self._blocked = True

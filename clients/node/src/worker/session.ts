@@ -14,6 +14,8 @@ const BUSY_BACKOFF_MS = 1_000;
 const IDLE_BACKOFF_MS = 2_000;
 /** Silence that ends a session, as long as no broker has said what it wants. */
 const DEAD_MS = 3_000;
+/** Numbers of the session's own pings begin here; those of the worker are smaller. */
+const PROOFS = 2 ** 40;
 
 export type Step =
   | { type: "open"; address: string; hello: Hello }
@@ -33,8 +35,12 @@ export class WorkerSession {
   /** Closed: when to try; opening: until when welcome must come. */
   private dueMs = 0;
   private heardMs = 0;
-  private sentMs = 0;
   private pingedMs = 0;
+  /** What was said until then the broker has heard: it takes us for dead `deadMs` later at the earliest. */
+  private provedMs = 0;
+  /** When each ping was sent that has no answer yet, by its number. */
+  private readonly asked = new Map<number, number>();
+  private proofs = PROOFS;
   private pingMs = DEAD_MS / 3;
   private deadMs = DEAD_MS;
 
@@ -66,13 +72,7 @@ export class WorkerSession {
     if (this.phase === "opening") return nowMs >= this.dueMs ? this.failed(nowMs, "no welcome came", busy) : [];
     if (nowMs - this.heardMs >= this.deadMs) return this.lost(nowMs, `silent for ${nowMs - this.heardMs} ms`);
     if (nowMs < this.pingDueMs()) return [];
-    this.sentMs = this.pingedMs = nowMs;
-    return [{ type: "send", message: { t: "ping", n: 0 } }];
-  }
-
-  /** Something was sent: no ping is needed. */
-  sent(nowMs: number): void {
-    this.sentMs = nowMs;
+    return [this.ask(nowMs)];
   }
 
   /** A message came on the socket that is open; null: one that cannot be read. */
@@ -84,13 +84,21 @@ export class WorkerSession {
     if (this.phase === "up" && silentMs > this.stallMs) return this.lost(nowMs, `silent for ${silentMs} ms until now`);
     if (message === null) return [];
     if (message.t === "ping") {
-      this.sentMs = nowMs;
       return [{ type: "send", message: { t: "pong", n: message.n } }];
+    }
+    if (message.t === "pong" && message.n >= PROOFS) {
+      this.provedMs = this.asked.get(message.n) ?? this.provedMs;
+      this.asked.delete(message.n);
+      return [];
     }
     if (this.phase === "opening") return this.whileOpening(message, nowMs, busy);
     if (this.phase !== "up" || message.t === "welcome") return [];
     if (message.t === "bye") return this.lost(nowMs, `bye ${message.reason}`);
     if (message.t === "error" && message.reason === "no_session") return this.lost(nowMs, message.reason);
+    if (message.t === "dispatch" && nowMs - this.provedMs >= this.deadMs) {
+      // We hear the broker, and cannot know that it hears us: what it gave us long ago may run elsewhere.
+      return this.lost(nowMs, `not heard for ${nowMs - this.provedMs} ms`);
+    }
     return [{ type: "deliver", message }];
   }
 
@@ -109,15 +117,24 @@ export class WorkerSession {
     return [...steps, ...this.open(nowMs)];
   }
 
-  /** Who has sent nothing pings; and who has heard nothing asks before it judges. */
+  /** However much is said besides: a ping is proof that what was said before it was heard. */
   private pingDueMs(): number {
-    return Math.min(this.sentMs, Math.max(this.heardMs, this.pingedMs)) + this.pingMs;
+    return this.pingedMs + this.pingMs;
+  }
+
+  private ask(nowMs: number): Step {
+    this.pingedMs = nowMs;
+    this.proofs += 1;
+    for (const [n, atMs] of this.asked) if (nowMs - atMs >= this.deadMs) this.asked.delete(n);
+    this.asked.set(this.proofs, nowMs);
+    return { type: "send", message: { t: "ping", n: this.proofs } };
   }
 
   private open(nowMs: number): Step[] {
     this.phase = "opening";
     this.dueMs = nowMs + WELCOME_MS;
-    this.heardMs = this.sentMs = this.pingedMs = nowMs;
+    this.heardMs = this.provedMs = nowMs;
+    this.asked.clear();
     return [{ type: "open", address: this.address, hello: this.hello }];
   }
 
@@ -128,8 +145,8 @@ export class WorkerSession {
       this.lastFailure = "";
       this.pingMs = message.ping_ms;
       this.deadMs = message.dead_ms;
-      this.sentMs = nowMs;
-      return [{ type: "up", welcome: message }];
+      // Answered before anything is dispatched, which comes after `ready`.
+      return [this.ask(nowMs), { type: "up", welcome: message }];
     }
     if (message.t === "error") return this.failed(nowMs, `refused: ${message.code} ${message.reason}`, busy);
     if (message.t === "bye") return this.failed(nowMs, `bye ${message.reason}`, busy);

@@ -308,7 +308,6 @@ export class Worker {
   private put(frames: Uint8Array[]): void {
     const { link } = this;
     if (link === undefined) return;
-    this.session.sent(this.lastLookMs);
     link.send(frames);
     if (!this.congested && link.waitingBytes > MAX_WAITING_BYTES) {
       this.congested = true;

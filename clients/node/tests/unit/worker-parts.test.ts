@@ -347,20 +347,43 @@ describe("WorkerSession", () => {
     limits,
   };
   const kinds = (steps: Step[]): string[] => steps.map((step) => step.type);
+  const answer = (session: WorkerSession, step: Step | undefined, nowMs: number): void => {
+    assert.ok(step?.type === "send" && step.message.t === "ping");
+    assert.deepEqual(session.received({ t: "pong", n: step.message.n }, nowMs, false), []);
+  };
   const up = (addresses = ["a"]): WorkerSession => {
     const session = new WorkerSession(addresses, hello, () => 0);
     assert.deepEqual(kinds(session.tick(0, false)), ["open"]);
-    assert.deepEqual(kinds(session.received(welcome, 0, false)), ["up"]);
+    const [ping, ...others] = session.received(welcome, 0, false);
+    assert.deepEqual(kinds(others), ["up"]);
+    answer(session, ping, 0);
     return session;
   };
 
-  test("pings when it has said nothing, and asks before it judges", () => {
+  test("pings all the time, and takes a dispatch only while something proves that it is heard (R-3.16)", () => {
     const session = up();
+    const other: ToWorker = { t: "ping", n: 1 };
+    const dispatch: ToWorker = {
+      t: "dispatch",
+      lease: "l",
+      ns: "a",
+      job: "j",
+      attempt: 1,
+      digest: "d",
+      program: "p",
+      revision: "r",
+      timeout_ms: 1_000,
+      lane: "default",
+      want: [],
+      isolate: false,
+    };
     assert.deepEqual(kinds(session.tick(999, false)), []);
-    assert.deepEqual(kinds(session.tick(1_000, false)), ["send"]);
-    session.sent(1_900);
-    assert.deepEqual(kinds(session.tick(2_000, false)), ["send"]);
-    assert.deepEqual(kinds(session.tick(3_000, false)), ["close", "down"]);
+    const [ping] = session.tick(1_000, false);
+    session.received(other, 1_900, false);
+    answer(session, ping, 2_900);
+    session.received(other, 3_900, false);
+    assert.deepEqual(kinds(session.received(dispatch, 3_999, false)), ["deliver"]);
+    assert.deepEqual(kinds(session.received(dispatch, 4_000, false)), ["close", "down"]);
   });
 
   test("what comes out of the network after dead_ms less ping_ms is not taken (R-3.16)", () => {

@@ -82,6 +82,12 @@ from dspymq.cli.errors import CommandError
     metavar="SECONDS",
     help="What running jobs may take when it is told to stop; default 10.  [env var: DSPYMQ_WORKER_GRACE_MS]",
 )
+@click.option(
+    "--health",
+    metavar="HOST:PORT",
+    help="Answer /livez and /readyz over HTTP there; /readyz is 503 while no job could be taken.  "
+    "[env var: DSPYMQ_WORKER_HEALTH]",
+)
 @click.option("--name", metavar="NAME", help="For logs and `dspymq status`.  [env var: DSPYMQ_WORKER_NAME]")
 @click.option(
     "--profile",
@@ -107,6 +113,7 @@ def worker(
     max_rss: str | None,
     kill_rss: str | None,
     grace_s: float | None,
+    health: str | None,
     name: str | None,
     default_profile: str | None,
     config_path: Path | None,
@@ -146,6 +153,7 @@ def worker(
             "max_rss_bytes": max_rss,
             "kill_rss_bytes": kill_rss,
             "grace_ms": None if grace_s is None else round(grace_s * 1000),
+            "health": health,
             "name": name,
             "default_profile": default_profile,
             "log_level": options.said_level(context),

@@ -70,7 +70,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `reload` the programs are imported anew when their files change. An executor is replaced, without anybody
     missing it, when it has ended `max_jobs_per_executor` jobs, is `max_age_ms` old, or has more than
     `max_rss_bytes` in RAM; one over `kill_rss_bytes` (twice `max_rss_bytes` if only that is given) is killed. Sizes
-    may be written as 512M or 2G.
+    may be written as 512M or 2G. At `health`, HOST:PORT, /livez and /readyz are answered.
     """
 
     brokers: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [DEFAULT_BROKER])
@@ -88,6 +88,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     beat_ms: Annotated[int, msgspec.Meta(ge=50, le=60_000)] = 500
     start_timeout_ms: Annotated[int, msgspec.Meta(ge=1_000, le=3_600_000)] = 60_000
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1_024, le=128 * 1024 * 1024)] = 16 * 1024 * 1024
+    health: str = ""
     reload: bool = False
     max_jobs_per_executor: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_age_ms: Annotated[int, msgspec.Meta(ge=1_000)] | None = None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dspymq import Client
+from dspymq.conformance.brokers import free_ports
 from tests.faults.system import PATIENCE_S, PROGRAMS
 from tests.lm import ScriptedLM, expected_answer
 from tests.processes import RunningBroker, clean_environ, dspymq_command, running, running_pool, wait_until
@@ -91,3 +92,34 @@ def test_an_address_that_is_none_is_one_line(address: str) -> None:
     assert done.returncode == 2
     assert "write HOST:PORT" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_pool_is_ready_when_it_has_a_broker_and_executors(broker: tuple[RunningBroker, str]) -> None:
+    """Live all along; not ready without a broker, ready however busy, and not ready again."""
+    running_broker, _ = broker
+    pool_health = f"127.0.0.1:{free_ports(1)[0]}"
+    with ScriptedLM() as lm:
+        arguments = ["--health", pool_health]
+        with running_pool(running_broker, *arguments, targets=[PROGRAMS], lm=lm, processes=1, concurrency=1):
+            assert get(pool_health, "/livez")[0] == 200
+            wait_until(lambda: get(pool_health, "/readyz")[0] == 200, 10.0, "the pool")
+            with Client(running_broker.clients) as client:
+                job = client.submit("qa", {"question": "#job=busy #hang"})
+                lm.wait_open("busy")
+                assert get(pool_health, "/readyz") == (200, {"status": "ok"})
+                lm.release()
+                job.result(PATIENCE_S)
+            running_broker.process.kill()
+            wait_until(lambda: get(pool_health, "/readyz")[0] == 503, 10.0, "the broker's end")
+            assert get(pool_health, "/readyz")[1]["why"] == "no session with a broker"
+            assert get(pool_health, "/livez")[0] == 200
+
+
+@pytest.mark.parametrize("address", ["8080", "192.0.2.1:8080"])
+def test_a_pool_whose_health_cannot_be_asked_for_there_is_one_line(address: str) -> None:
+    done = subprocess.run(
+        dspymq_command("worker", "--health", address), env=clean_environ(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: health: ")]
+    assert "Traceback" not in done.stderr

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dspymq.conformance.brokers import free_ports
 from dspymq.transport import ServiceManager
-from tests.processes import running_broker
+from tests.processes import clean_environ, running, running_broker
 
 
 @pytest.fixture
@@ -43,6 +44,23 @@ def test_a_broker_says_ready_feeds_the_watchdog_and_says_that_it_stops(listener:
         listener.settimeout(10)
         assert listener.recv(4_096) == b"WATCHDOG=1"
         broker.process.process.terminate()
+        while listener.recv(4_096) != b"STOPPING=1":
+            pass
+
+
+def test_a_pool_is_ready_when_its_executors_are_with_a_broker_or_without(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+    command = ["worker", "--processes", "1", "--broker", f"tcp://127.0.0.1:{free_ports(1)[0]}"]
+    listener.settimeout(40)
+    with listener, running("pool", command, clean_environ(extra=environ)) as pool:
+        said = [listener.recv(4_096)]
+        while not said[-1].startswith(b"READY=1\n"):
+            said.append(listener.recv(4_096))
+        assert said[0] == b"WATCHDOG=1", "fed while the programs are imported, too"
+        assert listener.recv(4_096) == b"WATCHDOG=1"
+        pool.process.terminate()
         while listener.recv(4_096) != b"STOPPING=1":
             pass
 

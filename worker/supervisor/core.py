@@ -115,6 +115,19 @@ class PoolCore:
         """Whether a broker waits for something that this pool holds."""
         return bool(self._work.leases)
 
+    @property
+    def has_started(self) -> bool:
+        """Whether any executor has ever been ready."""
+        return self._crew.ever_ready
+
+    def not_ready(self) -> str | None:
+        """Why no job could be taken now, for people; None if one could, however busy the executors are."""
+        if not self._link.synced:
+            return "no session with a broker"
+        if self._context.closing:
+            return "the pool drains"
+        return None if any(self._crew.slots().values()) else "no executor takes jobs"
+
     # -- time and ends ----------------------------------------------------------------------------------------------
 
     def _start(self, _: ev.Start) -> None:

@@ -19,6 +19,7 @@ from dspymq.worker.supervisor.broker_link import BrokerLink
 from dspymq.worker.supervisor.context import PoolSettings
 from dspymq.worker.supervisor.core import EXIT_DRAINED, EXIT_FORCED, PoolCore
 from dspymq.worker.supervisor.local_lm import LocalLmKeeper
+from dspymq.worker.supervisor.outside import Outside
 from dspymq.worker.supervisor.processes import Processes
 from dspymq.worker.supervisor.watching import Watching
 
@@ -57,6 +58,7 @@ class Pool:
         self._timer_ms = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._local_lm = LocalLmKeeper()
+        self._outside = Outside(config.health, self._core.not_ready, lambda: self._core.has_started)
 
     async def run(self) -> int:
         """Run until drained or stopped; the exit code (see `core`)."""
@@ -66,16 +68,18 @@ class Pool:
         self._processes = Processes(self)
         self._watching = Watching(self.config, self._handle, self._processes.pids, lambda: self._core.source_dirs)
         config = self.config
+        await self._outside.start()
         hello = Hello(name=config.name, lang="python", features=FEATURES)
         self._last_ms = clock_ms()
         self._link = BrokerLink(config.brokers, hello, self, clock_ms, random.random)
         log.info(
-            "pool.start worker=%s name=%s brokers=%s processes=%s concurrency=%s",
+            "pool.start worker=%s name=%s brokers=%s processes=%s concurrency=%s health=%s",
             self.worker_id,
             config.name,
             ",".join(config.brokers),
             config.processes,
             config.concurrency,
+            self._outside.address or "none",
         )
         code = EXIT_FORCED
         try:
@@ -271,6 +275,7 @@ class Pool:
         for task in self._tasks:
             task.cancel()
         self._watching.stop()
+        await self._outside.stop()
         self._link.close(LINGER_MS)
         await self._processes.stop(0 if forced else EXIT_GRACE_S)
         await self._local_lm.stop()

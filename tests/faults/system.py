@@ -76,6 +76,7 @@ class Bystander:
     """
 
     def __init__(self, system: System, name: str = "bystander", at_least: int = 3, attempts: int = 1) -> None:
+        self._system = system
         self._lm = system.lm
         self._client = Client(system.broker.clients, name=name)
         self._stop = threading.Event()
@@ -108,7 +109,7 @@ class Bystander:
             if kind is None:
                 assert self._open.result(PATIENCE_S).attempt <= self._attempts
                 assert self._lm.job(self._job).requests <= self._attempts
-                assert not self.problems, self.problems[:5]
+                assert not self.problems, f"{self.problems[:5]}\n{self._system.pool.process.stderr()[-4_000:]}"
         finally:
             self._client.close()
 

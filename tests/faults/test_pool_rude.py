@@ -87,6 +87,8 @@ def test_an_executor_whose_child_lives_on_is_known_to_be_dead_at_once(system: Sy
 
 
 def test_megabytes_of_output_cost_nobody_anything(system: System) -> None:
+    # What ran a job of the test before alone may be about to end.
+    wait_until(lambda: len(system.pool.executors()) == 1, PATIENCE_S, "the end of others")
     pids = system.pool.executor_pids()
     stdout = system.pool.process.process.stdout
     assert stdout is not None

@@ -249,7 +249,7 @@ async def serve(config: BrokerConfig, *, on_started: Callable[[Broker], None] | 
         loop.add_signal_handler(number, stopped.set)
     manager = ServiceManager.of_this_process()
     await broker.start()
-    watchdog = asyncio.create_task(_feed_watchdog(manager), name="dspymq-broker-watchdog")
+    watchdog = asyncio.create_task(manager.keep_alive(), name="dspymq-broker-watchdog")
     try:
         manager.ready(f"clients at {broker.clients_address}, workers at {broker.workers_address}")
         if on_started is not None:
@@ -259,10 +259,3 @@ async def serve(config: BrokerConfig, *, on_started: Callable[[Broker], None] | 
         manager.stopping()
         watchdog.cancel()
         await broker.stop()
-
-
-async def _feed_watchdog(manager: ServiceManager) -> None:
-    """From the loop that serves: when that stands still, so does this."""
-    while manager.watchdog_s is not None:
-        manager.alive()
-        await asyncio.sleep(manager.watchdog_s)

@@ -143,12 +143,21 @@ class Process:
         self.process.wait(STOP_S)
 
 
-@contextlib.contextmanager
-def running(name: str, arguments: Sequence[str], environ: Mapping[str, str], cwd: Path = ROOT) -> Iterator[Process]:
+def running(
+    name: str, arguments: Sequence[str], environ: Mapping[str, str], cwd: Path = ROOT
+) -> contextlib.AbstractContextManager[Process]:
     """Run `dspymq ARGUMENTS` while the block runs; then stop it and see that nothing is left."""
-    with tempfile.NamedTemporaryFile("w", prefix=f"dspymq-{name}-", suffix=".err") as stderr:
+    return running_command(name, dspymq_command(*arguments), environ, cwd)
+
+
+@contextlib.contextmanager
+def running_command(
+    name: str, command: Sequence[str], environ: Mapping[str, str], cwd: Path = ROOT
+) -> Iterator[Process]:
+    """The same for any command."""
+    with tempfile.NamedTemporaryFile("w", prefix="dspymq-test-", suffix=".err") as stderr:
         process = subprocess.Popen(
-            dspymq_command(*arguments),
+            command,
             env=dict(environ),
             cwd=cwd,
             stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -31,6 +32,12 @@ class ServiceManager:
     def alive(self) -> None:
         """Feed the watchdog."""
         self._send("WATCHDOG=1")
+
+    async def keep_alive(self) -> None:
+        """Feed the watchdog, if there is one, from the loop that serves: when that stands still, so does this."""
+        while self.watchdog_s is not None:
+            self.alive()
+            await asyncio.sleep(self.watchdog_s)
 
     def status(self, status: str) -> None:
         """Say in one line how things are."""

@@ -43,11 +43,6 @@ class DrivenClient:
         self._reader = threading.Thread(target=self._read, name=f"driver-{name}")
         self._reader.start()
 
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._process.pid
-
     def open(self) -> int:
         """Calls that have no outcome yet."""
         return sum(not outcomes for outcomes in self.ledger.values())

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.clients import minimal_clients, node_tools
+from tests.clients.toolchains import NO_ELIXIR, require
 from tests.processes import ROOT
 
 ELIXIR = ROOT / "clients" / "elixir"
@@ -24,13 +25,13 @@ def commands(scratch: Path) -> Commands:
     found["node"] = ["node", str(node_tools.DIST / "conformance" / "client.js")]
     found["elixir"] = _elixir(scratch / "elixir")
     for client in minimal_clients.ALL:
-        if client.resumes:
+        if client.can("resume"):
             found[client.name] = [*client.command(scratch / "minimal"), "drive"]
     return found
 
 
 def _elixir(build: Path) -> list[str]:
-    node_tools.require(shutil.which("mix") is not None, "Elixir is not installed: apt-get install elixir")
+    require(shutil.which("mix") is not None, NO_ELIXIR)
     environ = {**os.environ, "MIX_ENV": "prod", "MIX_BUILD_PATH": str(build), "LC_ALL": "C.UTF-8"}
     subprocess.run(["mix", "compile"], cwd=ELIXIR, env=environ, check=True, capture_output=True, timeout=BUILD_S)
     return ["elixir", "-pa", str(build / "lib" / "dspymq" / "ebin"), str(ELIXIR / "conformance" / "driver.exs")]

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,23 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.processes import ROOT, Process, RunningBroker, clean_environ
+from tests.clients.toolchains import require
+from tests.processes import ROOT, Process, RunningBroker, clean_environ, running_command
 
 NODE = ROOT / "clients" / "node"
 DIST = NODE / "dist"
 OLDEST = (20, 9)
 BUILD_S = 180
-
-
-def require(found: bool, what: str) -> None:
-    """Skip, or fail where every toolchain has to be there."""
-    if found:
-        return
-    if os.environ.get("DSPYMQ_REQUIRE_TOOLCHAINS") == "1":
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 def build() -> None:
@@ -98,32 +87,8 @@ def run_tests(folder: str, environ: dict[str, str] | None = None, timeout_s: flo
 @contextlib.contextmanager
 def running_node(script: str, *arguments: str) -> Iterator[Process]:
     """A compiled script as a process; at the end it gets SIGTERM, and nothing of it may be left."""
-    with tempfile.NamedTemporaryFile("w", prefix="dspymq-node-", suffix=".err") as stderr:
-        process = subprocess.Popen(
-            ["node", str(DIST / script), *arguments],
-            env=clean_environ(),
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
-        started = Process(script, process, stderr)
-        try:
-            yield started
-        except BaseException as error:
-            error.add_note(f"-- stderr of {script} (pid {started.pid}):\n{started.stderr()[-4_000:]}")
-            with contextlib.suppress(AssertionError):
-                started.kill()
-                started.assert_nothing_left()
-            raise
-        else:
-            started.stop()
-            started.assert_nothing_left()
-        finally:
-            if process.stdout is not None:
-                process.stdout.close()
+    with running_command(script, ["node", str(DIST / script), *arguments], clean_environ()) as process:
+        yield process
 
 
 def node_worker(brokers: Sequence[RunningBroker], **options: Any) -> contextlib.AbstractContextManager[Process]:

@@ -23,23 +23,18 @@ import pytest
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
+from tests.clients.toolchains import NO_ELIXIR, require
 from tests.integration.client_system import free_address
 from tests.lm import ScriptedLM
 from tests.processes import ROOT, RunningBroker, running_broker, running_pool
 
 PROJECT = ROOT / "clients" / "elixir"
 PROGRAMS = ["examples.programs", "tests.conformance.vector_programs"]
-REQUIRED = "DSPYMQ_REQUIRE_TOOLCHAINS"
 MIX_S = 150
 # Times of a broker whose silence is soon noticed, and that soon stops waiting for workers after its start.
 TIMES = {"DSPYMQ_BROKER_ADOPT_MS": "1500", "DSPYMQ_BROKER_CLIENT_PING_MS": "2000"}
 
-NO_ELIXIR = "Elixir is not installed: `apt-get install elixir` (mix is not on the PATH)"
-
-if shutil.which("mix") is None:
-    if os.environ.get(REQUIRED):
-        raise RuntimeError(NO_ELIXIR)
-    pytest.skip(NO_ELIXIR, allow_module_level=True)
+require(shutil.which("mix") is not None, NO_ELIXIR)
 
 
 @pytest.fixture(scope="session")
@@ -265,10 +260,7 @@ def secret_broker() -> Iterator[SecretBroker]:
 @pytest.mark.timeout(600)
 def test_dialyzer_finds_nothing(build: Path, tmp_path: Path) -> None:
     """Its knowledge of OTP and Elixir takes half a minute to build on a machine with nothing else to do."""
-    if shutil.which("dialyzer") is None:
-        if os.environ.get(REQUIRED):
-            pytest.fail("dialyzer is not installed: `apt-get install erlang-dialyzer`")
-        pytest.skip("dialyzer is not installed: `apt-get install erlang-dialyzer`")
+    require(shutil.which("dialyzer") is not None, "dialyzer is not installed: `apt-get install erlang-dialyzer`")
     mix(build, "compile", env="dev")
     where = ["elixir", "-e", "IO.write(Path.expand('..', :code.lib_dir(:elixir)))"]
     libs = {"ERL_LIBS": subprocess.run(where, capture_output=True, text=True, check=True).stdout}

@@ -136,7 +136,7 @@ def test_a_timeout(command: list[str], broker: str) -> None:
 
 
 def test_a_stream(minimal: Minimal, command: list[str], broker: str) -> None:
-    if not minimal.streams:
+    if not minimal.can("stream"):
         pytest.skip("a one-shot client has no streams")
     question = "#chunk=3 #token_ms=30 a long story"
     code, stdout, stderr = Caller(command, broker, "qa", f"question={question}", "--stream").end()
@@ -157,7 +157,7 @@ def test_a_stream(minimal: Minimal, command: list[str], broker: str) -> None:
 
 def test_no_broker_and_a_second_address(minimal: Minimal, command: list[str], broker: str) -> None:
     nobody = free_address()
-    if not minimal.resumes:
+    if not minimal.can("resume"):
         pytest.skip("a one-shot client has one address")
     assert Caller(command, f"{nobody},{broker}", "qa", "question=Who?").outputs() == answers("Who?")
     caller = Caller(command, nobody, "qa", "question=Who?", "--timeout-ms", "1000")
@@ -165,7 +165,7 @@ def test_no_broker_and_a_second_address(minimal: Minimal, command: list[str], br
 
 
 def test_an_interrupt_cancels(minimal: Minimal, command: list[str], broker: str, lm: ScriptedLM) -> None:
-    if not minimal.cancels:
+    if not minimal.can("cancel"):
         pytest.skip("a one-shot client cannot cancel")
     job = f"interrupted-{minimal.name}"
     caller = Caller(command, broker, "qa", f"question=#job={job} #hang wait for me")
@@ -177,7 +177,7 @@ def test_an_interrupt_cancels(minimal: Minimal, command: list[str], broker: str,
 
 def test_a_broker_killed_and_restarted_during_a_call(minimal: Minimal, command: list[str], lm: ScriptedLM) -> None:
     """The worker goes on with the job; the client says hello again, sends it again, and gets the answer of that run."""
-    if not minimal.resumes:
+    if not minimal.can("resume"):
         pytest.skip("a one-shot client waits for an answer that never comes, and asks again")
     clients, workers, job = free_address(), free_address(), f"killed-{minimal.name}"
     question = f"#job={job} #hang what now?"
@@ -199,8 +199,6 @@ def test_a_broker_killed_and_restarted_during_a_call(minimal: Minimal, command: 
 
 
 def test_the_conformance_kit(minimal: Minimal, command: list[str], tmp_path: Path) -> None:
-    if not minimal.drives:
-        pytest.skip("it has no driver for the kit")
     failed = run_kit(command, tmp_path)
     # Some transcripts have bounds of 100 ms: one that was not kept while other tests ran is played again, alone.
     for name in failed:

@@ -13,6 +13,7 @@ import pytest
 
 from dspymq.cli.up_snippets import snippets
 from tests.clients import node_tools
+from tests.clients.toolchains import NO_ELIXIR, require
 from tests.lm import ScriptedLM, expected_answer
 from tests.processes import ROOT, RunningBroker, clean_environ, running_broker, running_pool
 
@@ -54,7 +55,7 @@ def test_a_snippet_of_up_runs(language: str, program: str, broker: RunningBroker
     elif language == "Python":
         said = run([sys.executable, "-c", code])
     elif language == "Elixir":
-        node_tools.require(shutil.which("mix") is not None, "Elixir is not installed: apt-get install elixir")
+        require(shutil.which("mix") is not None, NO_ELIXIR)
         build = {"MIX_ENV": "dev", "MIX_BUILD_PATH": str(tmp_path), "LC_ALL": "C.UTF-8"}
         said = run(["mix", "run", "-e", code], ROOT / "clients" / "elixir", **build)
     else:

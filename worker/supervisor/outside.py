@@ -28,7 +28,7 @@ class Outside:
             raise ConfigError("health", str(error), "or leave it out") from None
         self._has_started = has_started
         self._manager = ServiceManager.of_this_process()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def address(self) -> str | None:
@@ -43,25 +43,17 @@ class Outside:
             except OSError as error:
                 problem = f"cannot listen at {self._health.address} ({error.strerror})"
                 raise ConfigError("health", problem, "choose another address") from None
-        self._task = asyncio.create_task(self._tell(), name="dspymq-pool-outside")
+        self._tasks = [asyncio.create_task(work) for work in (self._manager.keep_alive(), self._tell_ready())]
 
     async def stop(self) -> None:
         """Say that the end has begun, and listen no more."""
         self._manager.stopping()
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._health is not None:
             await self._health.stop()
 
-    async def _tell(self) -> None:
-        # From the loop that serves: when that stands still, so does this.
-        is_told = False
-        every_s = min(LOOK_S, self._manager.watchdog_s or LOOK_S)
-        while not is_told or self._manager.watchdog_s is not None:
-            if self._manager.watchdog_s is not None:
-                self._manager.alive()
-            if not is_told and self._has_started():
-                is_told = True
-                self._manager.ready("executors are ready")
-                every_s = self._manager.watchdog_s or LOOK_S
-            await asyncio.sleep(every_s)
+    async def _tell_ready(self) -> None:
+        while not self._has_started():  # noqa: ASYNC110 -- a fact of the core, which knows no loop
+            await asyncio.sleep(LOOK_S)
+        self._manager.ready("executors are ready")

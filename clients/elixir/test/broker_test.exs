@@ -3,7 +3,7 @@ defmodule Dspymq.BrokerTest do
   use ExUnit.Case, async: false
 
   alias Dspymq.{Broker, Chunk, Error, Prediction, Tool}
-  alias Dspymq.Test.{Proxy, System}
+  alias Dspymq.Test.{ClientCase, Proxy, System}
 
   @moduletag :broker
   @moduletag timeout: 120_000
@@ -85,7 +85,7 @@ defmodule Dspymq.BrokerTest do
              client |> Dspymq.stream!("story", %{text: String.duplicate("so long ", 200)}) |> Enum.take(1)
 
     {:ok, job} = Dspymq.submit(client, "nap", %{ms: 60_000})
-    Process.sleep(100)
+    eventually(fn -> at_worker?(client, job.id) end)
     :ok = Dspymq.cancel(job)
     assert {:error, %Error{code: :cancelled, reason: "cancelled"}} = Dspymq.await(job, 10_000)
     test = self()
@@ -98,7 +98,7 @@ defmodule Dspymq.BrokerTest do
       end)
 
     assert_receive {:job, id}
-    Process.sleep(200)
+    eventually(fn -> at_worker?(client, id) end)
     Process.exit(caller, :kill)
 
     eventually(fn ->
@@ -251,13 +251,12 @@ defmodule Dspymq.BrokerTest do
     for(worker <- workers, {_, taken} <- worker["in_flight"], do: taken) |> Enum.sum()
   end
 
-  defp gone?(client, id), do: match?({:error, %Error{reason: "result_gone"}}, Broker.job(client, id))
+  # Twice as patient as with a fake broker, and more.
+  defp eventually(check), do: ClientCase.eventually(check, 500)
 
-  defp eventually(check, left \\ 500) do
-    cond do
-      check.() -> :ok
-      left == 0 -> flunk("it did not happen")
-      true -> Process.sleep(20) && eventually(check, left - 1)
-    end
+  defp at_worker?(client, id) do
+    match?({:ok, %{"state" => state}} when state in ["dispatched", "running"], Broker.job(client, id))
   end
+
+  defp gone?(client, id), do: match?({:error, %Error{reason: "result_gone"}}, Broker.job(client, id))
 end

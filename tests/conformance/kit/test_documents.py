@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from dspymq.conformance.runs import Choice, run_client
 from dspymq.conformance.verdicts import Outcome, Verdict
+from tests.clients.toolchains import require
 from tests.conformance.kit.running import told
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,6 +44,4 @@ def test_the_driver_in_ruby(tmp_path: Path) -> None:
 def needs_ruby() -> None:
     """Skip, or fail where CI says that everything has to be there."""
     found = subprocess.run(["ruby", "-e", "require 'ffi-rzmq'; require 'msgpack'"], capture_output=True, check=False)
-    if found.returncode != 0:
-        text = "needs Ruby: apt-get install ruby ruby-ffi-rzmq ruby-msgpack"
-        (pytest.fail if os.environ.get("DSPYMQ_REQUIRE_TOOLCHAINS") == "1" else pytest.skip)(text)
+    require(found.returncode == 0, "needs Ruby: apt-get install ruby ruby-ffi-rzmq ruby-msgpack")

@@ -164,8 +164,9 @@ class GivesUpWhatIsRefused(BareWorker):
 class GoesOnAfterStops(BareWorker):
     """Whatever waited in the socket is started."""
 
-    def after_a_stop(self) -> None:
+    def begins_anew(self) -> bool:
         self.heard = now()
+        return False
 
 
 FAULTS: Final[dict[str, tuple[type[BareWorker], str]]] = {

@@ -82,14 +82,18 @@ class Routers:
         self.lose(name)
 
     def send(self, name: str, frames: list[bytes]) -> None:
-        """To the connection that was heard last. Raises Mismatch if it is gone."""
+        """To the connection that was heard last. Raises Mismatch if it cannot take any more.
+
+        A peer may give a connection up at any time (R-3.9): what is said to it then is lost, as on any network.
+        """
         if name not in self._routes:
             raise Mismatch("nobody has said hello", rule="R-3.6")
+        before = [self._routes[name], *self._envelopes.get(name, ())]
         try:
-            before = [self._routes[name], *self._envelopes.get(name, ())]
             self._sockets[name].send_multipart([*before, *frames], zmq.DONTWAIT)
         except zmq.ZMQError as problem:
-            raise Mismatch(f"the connection is gone: {problem}") from None
+            if problem.errno != zmq.EHOSTUNREACH:
+                raise Mismatch(f"the connection takes nothing: {problem}") from None
 
     def receive(self, wait_ms: int) -> list[tuple[str, list[bytes]]]:
         """What has come, all of it legal. Raises Mismatch for what is not."""

@@ -15,7 +15,7 @@ from dspymq.conformance.brokers import Control, Running, Started
 from dspymq.conformance.command import CommandFault
 from dspymq.conformance.isolation import isolated
 from dspymq.conformance.matching import Mismatch, frame
-from dspymq.conformance.runs import CannotRun, Choice, Report, Transcript, at_once, outcome_of, play, reported
+from dspymq.conformance.runs import CannotRun, Choice, Report, Transcript, at_once, judged, outcome_of, play, reported
 from dspymq.conformance.vectors import invalid
 from dspymq.conformance.verdicts import Outcome, Verdict
 from dspymq.protocol import TAG
@@ -41,7 +41,7 @@ def run_broker(tested: Broker, choice: Choice, report: Report = lambda _: None) 
     shared = _shared(tested)
     try:
         _see_that_it_answers(shared, choice)
-        runs = at_once(choice.jobs, lambda each: _run(tested, shared, each, choice), chosen)
+        runs = at_once(choice.jobs, lambda each: judged(lambda: _run(tested, shared, each, choice)), chosen)
         return list(reported(runs, report))
     finally:
         shared.close()

@@ -92,6 +92,9 @@ class Conversation:
         self.acks = True
         """Of a client under test: it says that it acknowledges results."""
         self._numbers = 0
+        self._turned_ms = driver.now_ms()
+        self.stood_still_ms = 0.0
+        """The longest that this process let its peers wait for their turn: it may be too busy to keep the rules."""
 
     @property
     def peers(self) -> Iterable[PeerState]:
@@ -183,13 +186,23 @@ class Conversation:
 
     def pump(self, wait_ms: int, heard: tuple[PeerState, int] | None = None) -> None:
         """Take in what comes, answer pings, and keep sessions alive."""
-        for name, frames in self._driver.receive(min(wait_ms, _TURN_MS)):
+        wait_ms = min(wait_ms, _TURN_MS)
+        came = self._driver.receive(wait_ms)
+        self.stood_still_ms = max(self.stood_still_ms, self._driver.now_ms() - self._turned_ms - wait_ms)
+        self.take_turn()
+        for name, frames in came:
             self._take(self._peers[name], frames, heard)
         for peer in self._peers.values():
             if peer.ping_ms is None or peer.silent or peer.lost or peer.kind not in ("client", "worker"):
                 continue
             if self._driver.now_ms() - peer.sent_ms >= peer.ping_ms / 2:
+                was_unheard = peer.unheard
                 self._own_ping(peer)
+                peer.unheard = was_unheard
+
+    def take_turn(self) -> None:
+        """From now on peers wait for their turn."""
+        self._turned_ms = self._driver.now_ms()
 
     def _take(self, peer: PeerState, frames: list[bytes], heard: tuple[PeerState, int] | None) -> None:
         at = frames.index(TAG)

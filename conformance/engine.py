@@ -63,6 +63,11 @@ class Engine:
         self.exchange = self._talk.exchange
         self._streams: dict[str, Stream] = {}
 
+    @property
+    def stood_still_ms(self) -> float:
+        """For how long at most this process left its peers alone, whatever the steps say."""
+        return self._talk.stood_still_ms
+
     def run(self) -> None:
         """All steps, and then nobody may have been sent anything more."""
         steps = self._transcript["steps"]
@@ -115,6 +120,7 @@ class Engine:
             self._talk.settle(None)
             self._talk.note("", f"{step}")
             assert self._driver.other(step), f"no such step: {step}"
+            self._talk.take_turn()
             for peer in self._talk.peers if "restart_broker" in step else ():
                 peer.lost = True
 

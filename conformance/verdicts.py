@@ -37,6 +37,8 @@ class Outcome:
     text: str = ""
     step: int | None = None
     wanted: Any = None
+    stood_still_ms: float = 0.0
+    """For how long at most the kit itself stood still."""
     exchange: Sequence[Event] = field(default=(), repr=False)
 
     @property

@@ -8,6 +8,8 @@ import msgpack
 import pytest
 
 from dspymq.conformance.engine import Engine, Failure
+from dspymq.conformance.runs import judged
+from dspymq.conformance.verdicts import Outcome, Verdict
 
 HELLO = {"t": "hello", "name": "x", "features": ["ack"]}
 
@@ -111,3 +113,47 @@ def test_something_more_at_the_end() -> None:
     with pytest.raises(Failure) as caught:
         play(driver, expect(t="hello"), welcome)
     assert caught.value.step is None
+
+
+def test_a_ping_that_keeps_alive_does_not_hide_that_a_peer_was_heard() -> None:
+    """The answer came, and then it was time for the next one, all in one turn."""
+    driver = Slow({"t": "welcome", "epoch": "e", "session": "s", "features": [], "ping_ms": 100, "dead_ms": 300})
+    transcript: dict[str, Any] = {"name": "x", "rules": ["R-1.1"], "peers": {"w": "worker"}}
+    transcript["steps"] = [
+        {"peer": "w", "send": HELLO},
+        {"peer": "w", "expect": {"t": "welcome"}},
+        {"peer": "w", "send": {"t": "ready", "worker": "w", "slots": {}, "programs": []}},
+        {"tell": "anything"},
+    ]
+    engine = Engine(driver, transcript, patience_ms=2_000)
+    engine.run()
+    assert engine.stood_still_ms >= 60
+
+
+class Slow(Played):
+    """A broker to whose pings each answer takes 80 ms."""
+
+    def send(self, name: str, frames: list[bytes]) -> None:
+        header = msgpack.unpackb(frames[1])
+        if header["t"] == "ping":
+            self._messages.append({"t": "pong", "n": header["n"]})
+        elif header["t"] == "request":
+            self._messages.append({"t": "reply", "rid": header["rid"]})
+
+    def receive(self, wait_ms: int) -> list[tuple[str, list[bytes]]]:
+        self._now_ms += 80
+        if not self._messages:
+            return []
+        return [("w", [b"DJP1", msgpack.packb(self._messages.pop(0))])]
+
+
+def outcome(verdict: Verdict, stood_still_ms: float) -> Outcome:
+    return Outcome("x", "", ["R-1.1"], verdict, stood_still_ms=stood_still_ms)
+
+
+def test_what_fails_while_the_kit_stands_still_is_run_again() -> None:
+    runs = [outcome(Verdict.FAIL, 200), outcome(Verdict.FAIL, 130), outcome(Verdict.PASS, 300)]
+    assert judged(lambda: runs.pop(0)).verdict is Verdict.PASS
+    runs = [outcome(Verdict.FAIL, 20), outcome(Verdict.PASS, 0)]
+    assert judged(lambda: runs.pop(0)).verdict is Verdict.FAIL
+    assert judged(lambda: outcome(Verdict.FAIL, 999)).verdict is Verdict.FAIL, "in the end"

@@ -16,7 +16,7 @@ import zmq
 from dspymq.broker.config import BrokerConfig
 from dspymq.broker.core import BrokerCore
 from dspymq.broker.core import events as ev
-from dspymq.broker.core.effects import DropClient, DropWorker, ToClient, ToWorker
+from dspymq.broker.core.effects import DropClient, DropWorker, Effect, Log, ToClient, ToWorker
 from dspymq.broker.endpoint import Endpoint
 from dspymq.protocol import TAG, ProtocolError, client_codec, client_messages, new_uuid7, worker_codec, worker_messages
 from dspymq.transport import HealthServer, ServiceManager
@@ -34,6 +34,9 @@ CATCH_UP: Final = 1_000
 
 Few enough that a flood, which makes ticks late, does not keep workers waiting for an answer while it is read.
 """
+
+GATHER: Final = 64
+"""Effects of a round of messages that wait for its end at most: sent together they cost libzmq fewer system calls."""
 
 MAX_ENVELOPE_BYTES: Final = 64
 
@@ -56,6 +59,7 @@ class Broker:
     def __init__(self, config: BrokerConfig, *, epoch: str | None = None) -> None:
         self.config = config
         self.core = BrokerCore(config, epoch or new_uuid7())
+        self.core.context.traces = log.isEnabledFor(logging.DEBUG)
         self._client_codec = client_codec(config.limits)
         self._worker_codec = worker_codec(config.limits)
         self._context: zmq.Context[Any] = zmq.Context()
@@ -65,6 +69,9 @@ class Broker:
         self._tick: asyncio.Task[None] | None = None
         self._health = HealthServer(config.health, {"/readyz": self.core.not_ready}) if config.health else None
         self._deferred: list[ev.Event] = []
+        self._gathered: list[Effect] = []
+        self._gathers = False
+        """A round of messages is being taken in."""
         self._applying = False
 
     async def start(self) -> None:
@@ -140,6 +147,7 @@ class Broker:
     # -- in ---------------------------------------------------------------------------------------------------------
 
     def _from_client(self, frames: list[bytes]) -> None:
+        self._gathers = True
         peer, rest = _client_peer(frames)
         try:
             message, body = self._client_codec.decode(rest)
@@ -149,6 +157,7 @@ class Broker:
             self._handle(ev.ClientMessage(peer, message, body))
 
     def _from_worker(self, frames: list[bytes]) -> None:
+        self._gathers = True
         peer = frames[0]
         try:
             message, body = self._worker_codec.decode(frames[1:])
@@ -158,6 +167,7 @@ class Broker:
             self._handle(ev.WorkerMessage(peer, message, body))
 
     def _round_over(self) -> None:
+        self._gathers = False
         self._handle(ev.RoundOver())
 
     async def _tell_time(self) -> None:
@@ -172,6 +182,7 @@ class Broker:
                 self._catch_up()
                 self._handle(ev.Stalled(late_ms))
             last_ms = monotonic_ms()
+            self._gathers = False
             self._handle(ev.Tick())
 
     def _catch_up(self) -> None:
@@ -197,10 +208,18 @@ class Broker:
             self._apply(self._deferred.pop(0))
 
     def _apply(self, event: ev.Event) -> None:
+        effects = self.core.handle(event, monotonic_ms())
+        if self._gathered:
+            effects, self._gathered = [*self._gathered, *effects], []
+        if self._gathers and len(effects) < GATHER:
+            self._gathered = effects
+        else:
+            self._carry_out(effects)
+
+    def _carry_out(self, effects: list[Effect]) -> None:
         clients, workers = self._clients, self._workers
         if clients is None or workers is None:
             return
-        effects = self.core.handle(event, monotonic_ms())
         self._applying = True
         for effect in effects:
             match effect:
@@ -212,6 +231,8 @@ class Broker:
                     clients.drop(peer)
                 case DropWorker(peer):
                     workers.drop(peer)
+                case Log(level, text):
+                    log.log(level, "%s", text)
         self._applying = False
 
 

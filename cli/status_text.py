@@ -27,6 +27,8 @@ def show_status(address: str, stats: Mapping[str, Any], workers: Sequence[Mappin
             out.print(Text(line, style="yellow"))
     else:
         out.print("no workers; start some: dspymq worker MODULE")
+    for line in circuit_lines(stats.get("circuits") or []):
+        out.print(Text(line, style="yellow"))
     queues = stats.get("queues") or []
     if queues:
         out.print()
@@ -90,6 +92,16 @@ def problem_lines(workers: Sequence[Mapping[str, Any]]) -> list[str]:
         for worker in workers
         for row in worker.get("executors") or []
         if row.get("problem")
+    ]
+
+
+def circuit_lines(circuits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Programs that are not run for now: a line each."""
+    return [
+        f"{one.get('program')} at {one.get('revision')} failed {one.get('failures')} times in a row: "
+        + ("tried again with the next job" if one.get("state") == "trial" else "not run for ")
+        + ("" if one.get("state") == "trial" else duration(one.get("retry_after_ms")))
+        for one in circuits
     ]
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from dspymq.broker.core.effects import DropClient, DropWorker, Effect, ToClient, ToWorker
+from dspymq.broker.core.effects import DropClient, DropWorker, Effect, Log, ToClient, ToWorker
 from dspymq.broker.core.events import ClientPeer
 from dspymq.broker.core.sessions import ClientSession, WorkerSession
 from dspymq.broker.core.settings import CoreSettings
@@ -27,6 +27,8 @@ class Context:
         self.workers: dict[bytes, WorkerSession] = {}
         self.counts: Counter[str] = Counter()
         self.has_listeners = False
+        self.traces = False
+        """Whether the operator wants to read of every job (see `journal`)."""
         self.on_event: Callable[[str, dict[str, Any]], None] = lambda kind, details: None
         self._leases = 0
         self._retries = 0
@@ -51,6 +53,10 @@ class Context:
         """Something happened that a subscription may want to hear of."""
         if self.has_listeners:
             self.on_event(kind, details)
+
+    def log(self, level: int, text: str) -> None:
+        """Tell the operator; never of what a job carries, and of no job that takes its usual way."""
+        self.effects.append(Log(level, text))
 
     def new_session(self) -> str:
         """The name of the next session; for logs."""

@@ -34,4 +34,11 @@ class DropWorker(NamedTuple):
     peer: bytes
 
 
-Effect = ToClient | ToWorker | DropClient | DropWorker
+class Log(NamedTuple):
+    """One line for the operator; `level` is one of the logging module's numbers."""
+
+    level: int
+    text: str
+
+
+Effect = ToClient | ToWorker | DropClient | DropWorker | Log

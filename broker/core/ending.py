@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from dspymq.broker.core import journal
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.job import End, Job
 from dspymq.broker.core.scheduler import Scheduler
@@ -41,6 +42,7 @@ class Ending:
             reason=end.reason,
             message=end.message,
             retryable=REASONS[end.reason].retryable,
+            retry_after_ms=end.retry_after_ms,
             timings=Timings(queued_ms=job.queued_ms),
         )
         self._done(job, result, b"")
@@ -110,5 +112,6 @@ class Ending:
         self._context.emit(
             "job.done", job=job.job_id, attempt=job.attempt, code=result.code, reason=result.reason, flow=job.flow.name
         )
+        journal.done(self._context, job, result)
         for old in self._store.over_budget():
             self.forget(old)

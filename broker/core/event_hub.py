@@ -25,6 +25,8 @@ KINDS: Final = {
     "worker.lost": "a worker is lost",
     "worker.draining": "a worker gets nothing more",
     "worker.undrained": "a worker gets jobs again",
+    "circuit.opened": "a program failed again and again, and is not run for a while",
+    "circuit.closed": "it is run again",
     "client.joined": "a client said hello",
     "client.left": "a client's session is over",
 }

@@ -21,12 +21,13 @@ JobKey = tuple[str, str]
 class End:
     """Why a job is being stopped, or how it ended: a code with its reason and words."""
 
-    __slots__ = ("code", "message", "reason")
+    __slots__ = ("code", "message", "reason", "retry_after_ms")
 
-    def __init__(self, code: Code, reason: str, message: str) -> None:
+    def __init__(self, code: Code, reason: str, message: str, retry_after_ms: int | None = None) -> None:
         self.code = code
         self.reason = reason
         self.message = message
+        self.retry_after_ms = retry_after_ms
 
 
 CANCELLED = End(Code.CANCELLED, "cancelled", "cancelled by its client")
@@ -78,6 +79,7 @@ class Job:
         "flow",
         "given_back",
         "inputs_known",
+        "is_followed",
         "isolate",
         "key",
         "late_usage",
@@ -124,6 +126,8 @@ class Job:
         self.given_back: frozenset[str] = frozenset()
         """Leases that were released: a worker that does not know that it was heard reports them again."""
         self.isolate = False
+        self.is_followed = False
+        """An attempt was lost: the operator reads what becomes of it."""
         self.inputs_known = True
         """False while the job is known only from a worker that holds it, until a submit brings its inputs."""
         self.lease: Lease | None = None

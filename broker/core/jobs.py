@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from dspymq.broker.core import job as ends
+from dspymq.broker.core import journal
+from dspymq.broker.core.circuits import Circuits
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.ending import Ending
 from dspymq.broker.core.job import End, Job, Lease
@@ -20,6 +22,9 @@ from dspymq.protocol import client_messages as c
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.errors import Code
 
+REFUSED_AT_ONCE: Final = 500
+"""Queued jobs of programs whose circuits are open that are ended at most in one go."""
+
 
 class JobMachine:
     """Jobs from their first submit to their tombstone."""
@@ -31,6 +36,9 @@ class JobMachine:
         self._scheduler = scheduler
         self._fleet = fleet
         self._seq = 0
+        self.circuits = Circuits(context)
+        self._unfilled: dict[Worker, None] = {}
+        """Workers that may have more to do: there was too much to refuse at once."""
         self._ending = Ending(context, store, scheduler)
         self.timers = self._ending.timers
         self.orphans = self._ending.orphans
@@ -54,6 +62,7 @@ class JobMachine:
         self._attach_to(job, session)
         self._context.counts["submitted"] += 1
         self._context.emit("job.submitted", job=submit.job, program=submit.program, flow=flow.name)
+        journal.submitted(self._context, job)
         return job
 
     def queue(self, job: Job, need: Need, *, at_head: bool = False) -> None:
@@ -66,6 +75,8 @@ class JobMachine:
         if job.deadline_ms <= self._context.now_ms:
             self.deadline(job)
             return
+        if self._is_refused(job, need):
+            return
         worker = self._fleet.choose(queue, job.submit.affinity)
         if worker is not None and not worker.open:
             # Nobody waits for this worker: the job need not queue for it.
@@ -77,6 +88,7 @@ class JobMachine:
 
     def fill(self, worker: Worker) -> None:
         """Give the worker jobs until it has no free slot or there is none for it."""
+        ended = 0
         while worker.open:
             job = self._scheduler.pick(worker)
             if job is None:
@@ -85,9 +97,15 @@ class JobMachine:
             assert queue is not None, "what is picked is queued"
             if job.deadline_ms <= self._context.now_ms:
                 self.deadline(job)
-            else:
-                self._scheduler.remove(job)
+                continue
+            self._scheduler.remove(job)
+            if not self._is_refused(job, queue.need):
                 self._dispatch(job, worker, queue.need)
+                continue
+            ended += 1
+            if ended == REFUSED_AT_ONCE:
+                self._unfilled[worker] = None
+                return
 
     def attach(self, job: Job, session: ClientSession, submit: c.Submit | c.Attach) -> None:
         """SUBMIT_SAME on a live job, or an attach: this session gets the answers from now on."""
@@ -136,6 +154,7 @@ class JobMachine:
         """RESULT under the current lease."""
         job = lease.job
         action = self.action(job, JobEvent.RESULT)
+        self.circuits.result(job, lease.revision, message)
         self._settle_lease(lease)
         if action is Action.FINISH_CANCELLING and job.end is not None:
             self._ending.finish_stopped(job, lease.attempt, message, body, job.end)
@@ -234,6 +253,9 @@ class JobMachine:
                 self.deadline(job)
         for job in self.orphans.due(now_ms):
             self.cancel(job, ends.CLIENT_GONE)
+        unfilled, self._unfilled = self._unfilled, {}
+        for worker in unfilled:
+            self.fill(worker)
 
     # -- actions ----------------------------------------------------------------------------------------------------
 
@@ -277,6 +299,13 @@ class JobMachine:
         if lease.worker.session is not None:
             self._context.to_worker(lease.worker.session, w.Cancel(lease=lease.lease, cause="fenced", grace_ms=0))
 
+    def _is_refused(self, job: Job, need: Need) -> bool:
+        """Whether its program is not run for now; then the job has ended."""
+        refusal = self.circuits.refusal(job, self._fleet.revision_for(need)) if self.circuits.any_open else None
+        if refusal is not None:
+            self.end(job, refusal)
+        return refusal is not None
+
     def _dispatch(self, job: Job, worker: Worker, need: Need) -> None:
         now_ms = self._context.now_ms
         session = worker.session
@@ -291,6 +320,7 @@ class JobMachine:
         job.state = State.DISPATCHED
         worker.add(lease)
         self._fleet.took(worker, job.submit.affinity)
+        self.circuits.begins(job, revision)
         self._scheduler.took_slot(job.flow)
         submit = job.submit
         dispatch = w.Dispatch(
@@ -310,11 +340,13 @@ class JobMachine:
             trace=submit.trace,
         )
         self._context.to_worker(session, dispatch, job.body)
+        journal.dispatched(self._context, lease)
         self._context.emit(
             "job.dispatched", job=job.job_id, attempt=job.attempt, worker=worker.name, program=submit.program
         )
 
     def _settle_lease(self, lease: Lease) -> None:
+        self.circuits.released(lease.job, lease.revision)
         lease.job.lease = None
         lease.worker.remove(lease)
         self._scheduler.gave_slot(lease.flow)
@@ -345,6 +377,7 @@ class JobMachine:
         if self._vanishes(job):
             return
         if job.convictions >= self._settings.max_convictions:
+            self.circuits.failed(job, lease.revision)
             self.end(job, ends.POISON)
         elif not job.submit.redeliver or job.charged >= self._settings.max_attempts:
             self.end(job, ends.WORKER_LOST)
@@ -359,6 +392,7 @@ class JobMachine:
         What was adopted and came to nothing first waits, like any job of an earlier broker, for other workers' reports.
         """
         self._context.emit("job.requeued", job=job.job_id, attempt=job.attempt, worker=worker.name)
+        journal.requeued(self._context, job)
         now_ms = self._context.now_ms
         if now_ms < job.adopt_until_ms:
             job.state = State.QUEUED

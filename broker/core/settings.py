@@ -21,6 +21,10 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_refunds: Count = 4
     """Refunds of one job that are free; later ones are charged as attempts."""
     max_convictions: Positive = 2
+    circuit_failures: Count = 20
+    """Failures of a program's own, with no success between, after which it is not run for a while; 0: never."""
+    circuit_open_ms: Positive = 5_000
+    """For how long at first."""
     queue_retry_ms: Count = 1_000
     """`retry_after_ms` when a bound on queued jobs is reached."""
     limits: Limits = Limits()

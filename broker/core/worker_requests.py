@@ -110,6 +110,7 @@ class WorkerRequests:
                 for need, queue in scheduler.needs.items()
                 if queue.count
             ][:200],
+            "circuits": self._machine.circuits.rows()[:200],
             "counts": dict(self._context.counts),
         }
 

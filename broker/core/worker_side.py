@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from dspymq.broker.core import journal
 from dspymq.broker.core.adoption import Adoption
 from dspymq.broker.core.context import Context
 from dspymq.broker.core.job import Lease
@@ -92,19 +93,21 @@ class WorkerSide:
         self._end_session(session)
         if worker is not None and worker.session is None:
             self._context.emit("worker.away", worker=worker.name)
+            journal.worker_gone(self._context, worker, "away", len(worker.leases))
             worker.lost_at_ms = session.heard_ms + self._context.settings.worker_dead_ms
 
-    def lost(self, *sessions: WorkerSession) -> None:
+    def lost(self, *sessions: WorkerSession, how: str = "lost") -> None:
         """Silence, or a bye: the workers and all their leases are lost, and nobody is to blame.
 
         All at once, so that the jobs of one do not go to another that is as lost, and use up their attempts there.
+        `how` is for the log.
         """
         for session in sessions:
             self._end_session(session)
         for session in sessions:
             worker = session.worker
             if worker is not None and worker.session is None:
-                self._lose(worker)
+                self._lose(worker, how)
         if sessions:
             self._fill_all()
 
@@ -179,7 +182,7 @@ class WorkerSide:
         """Being heard was all."""
 
     def _bye(self, session: WorkerSession, _: Bye, __: bytes) -> None:
-        self.lost(session)
+        self.lost(session, how="left")
 
     def _end_session(self, session: WorkerSession) -> None:
         self._context.workers.pop(session.peer, None)
@@ -190,14 +193,16 @@ class WorkerSide:
             worker.session = None
             worker.synced = False
 
-    def _lose(self, worker: Worker) -> None:
+    def _lose(self, worker: Worker, how: str = "lost") -> None:
         """The worker is gone; its leases go back into the queue, or end their jobs."""
         leases = list(worker.leases.values())
         self._fleet.remove(worker)
         self._context.counts["workers_lost"] += 1
         self._context.emit("worker.lost", worker=worker.name, leases=len(leases))
+        journal.worker_gone(self._context, worker, how, len(leases))
         for lease in leases:
             if lease.current:
+                journal.attempt_lost(self._context, lease, "worker_lost")
                 self._machine.worker_lost(lease)
             else:
                 self._machine.settle_fenced(lease)
@@ -224,6 +229,7 @@ class WorkerSide:
         concerns_others = self._fleet.offer(worker, message)
         if first:
             self._context.emit("worker.ready", worker=worker.name, slots=worker.slots)
+            journal.worker_ready(self._context, worker, message)
         if syncs:
             self._sync(worker, session, message)
         self._machine.fill(worker)
@@ -266,6 +272,7 @@ class WorkerSide:
         for lease in list(worker.leases.values()):
             if lease.lease not in reported:
                 if lease.current:
+                    journal.attempt_lost(self._context, lease, "never_received")
                     self._machine.never_received(lease)
                 else:
                     self._machine.settle_fenced(lease)
@@ -358,6 +365,7 @@ class WorkerSide:
         if lease is None:
             self._context.counts["stale_messages"] += 1
         elif lease.current:
+            journal.given_back(self._context, lease, message)
             self._machine.released(lease, started=message.started, blame=message.blame)
         else:
             self._machine.settle_fenced(lease)

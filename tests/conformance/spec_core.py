@@ -258,7 +258,8 @@ class _Asked:
     """A core with one worker that has a job, and a job that waits; and what it answers."""
 
     def __init__(self) -> None:
-        self._core = BrokerCore(CoreSettings(), spec_session.EPOCH)
+        self._core = BrokerCore(CoreSettings(circuit_failures=1, circuit_open_ms=1), spec_session.EPOCH)
+        self._now_ms = 1_000
         self._worker(Hello(name="pool"))
         self._ready(1)
         self._client(Hello(name="demo"))
@@ -290,6 +291,9 @@ class _Asked:
             lambda: self._client(c.Submit(job="l", program="qa", timeout_ms=1_000)),
             lambda: self._worker(w.Released(lease=lease, started=True, cause="crash")),
             lambda: self._worker(w.Result(lease=lease_id(spec_session.EPOCH, 2), attempt=2, code="OK")),
+            lambda: self._worker(w.Result(lease=lease_id(spec_session.EPOCH, 3), attempt=1, code="UNKNOWN")),
+            lambda: self._client(c.Submit(job="m", program="qa", timeout_ms=1_000)),
+            lambda: self._worker(w.Result(lease=lease_id(spec_session.EPOCH, 4), attempt=1, code="OK")),
             lambda: self.ask("workers.drain", worker="w1"),
             lambda: self.ask("workers.undrain", worker="w1"),
             lambda: self._tell(ev.WorkerUnreachable(b"w")),
@@ -323,7 +327,8 @@ class _Asked:
         return self._tell(ev.WorkerMessage(b"w", message, b""))
 
     def _tell(self, event: ev.Event) -> tuple[Any, bytes]:
-        self._sent = [effect for effect in self._core.handle(event, 1_000) if isinstance(effect, ToClient)]
+        self._now_ms += 1
+        self._sent = [effect for effect in self._core.handle(event, self._now_ms) if isinstance(effect, ToClient)]
         answers = [effect for effect in self._sent if not _is_event(effect)]
         return (answers[-1].message, answers[-1].body) if answers else (None, b"")
 

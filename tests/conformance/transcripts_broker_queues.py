@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 from tests.conformance.vector_steps import Peer, Transcript, get, put
 
@@ -15,6 +16,7 @@ def transcripts() -> Iterator[Transcript]:
     yield from _bounds()
     yield from _nobody()
     yield from _revisions()
+    yield from _circuits()
 
 
 def served(w: Peer, *jobs: str) -> None:
@@ -186,3 +188,54 @@ def _revisions() -> Iterator[Transcript]:
     w.ready(1, programs=both[1:]).result("third", attempt=3, revision="r1")
     c.done("a", revision="r1", attempt=3)
     yield t
+
+
+def _circuits() -> Iterator[Transcript]:
+    about = "After failures of its own in a row a program is not run for a while, but for whom it has just served."
+    t = Transcript("circuit-opens", "R-11.22 R-11.23", about, circuit_failures=2, circuit_open_ms=60_000)
+    c, d, w = t.client(), t.client("d"), t.worker()
+    d.submit("well")
+    w.dispatch("well").result("well")
+    d.done("well")
+    _fails(c, w, "a")
+    _fails(c, w, "b")
+    c.submit("x").done(
+        "x", "UNAVAILABLE", reason="circuit_open", attempt=0, retryable=True, rule="R-11.22", recommended=True
+    )
+    d.submit("y")
+    w.expect("dispatch", job="y", attempt=1, lease=put("y.lease"), rule="R-11.23").result("y")
+    d.done("y")
+    yield t
+    about = "One job that is tried again and again opens no circuit; nor does what the program cannot help."
+    t = Transcript("circuit-stays-closed", "R-11.21", about, circuit_failures=2, circuit_open_ms=60_000)
+    c, w = t.client(), t.worker()
+    for job in ("a1", "a2", "a3"):
+        _fails(c, w, job, body={"inputs": {"question": "a"}})
+    _fails(c, w, "b", code="UNAVAILABLE", reason="lm_unavailable", retryable=True)
+    _fails(c, w, "d", code="INVALID_ARGUMENT", reason="invalid_inputs")
+    c.submit("x")
+    w.expect("dispatch", job="x", attempt=1, lease=put("x.lease"), rule="R-11.21").result("x")
+    c.done("x")
+    yield t
+    about = "Then one job is let through, and its success lets the others through."
+    t = Transcript("circuit-trial", "R-11.24", about, circuit_failures=2, circuit_open_ms=500)
+    c, w = t.client(), t.worker(slots=2)
+    _fails(c, w, "a")
+    _fails(c, w, "b")
+    t.wait(700)
+    c.submit("x")
+    w.expect("dispatch", job="x", attempt=1, lease=put("x.lease"), rule="R-11.24")
+    c.submit("y").done("y", "UNAVAILABLE", reason="circuit_open", attempt=0, recommended=True)
+    w.result("x")
+    c.done("x").submit("z")
+    w.expect("dispatch", job="z", attempt=1, lease=put("z.lease"), rule="R-11.24").result("z")
+    c.done("z")
+    yield t
+
+
+def _fails(c: Peer, w: Peer, job: str, *, body: Any = None, code: str = "UNKNOWN", **fields: Any) -> None:
+    """A job that ends so; by default as the program's own failure."""
+    c.submit(job, body=body)
+    fields = fields or {"reason": "program_error"}
+    w.dispatch(job).result(job, code, **fields)
+    c.done(job, code, **fields)

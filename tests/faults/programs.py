@@ -13,7 +13,21 @@ from pathlib import Path
 
 import dspy
 
-__all__ = ["abort", "burst", "deaf", "echo", "fat", "glutton", "grip", "nap", "qa", "shielded", "spin", "sync_qa"]
+__all__ = [
+    "abort",
+    "burst",
+    "deaf",
+    "echo",
+    "fat",
+    "glutton",
+    "grip",
+    "moody",
+    "nap",
+    "qa",
+    "shielded",
+    "spin",
+    "sync_qa",
+]
 
 
 def leave_mark(mark: str) -> None:
@@ -144,7 +158,21 @@ class Burst(dspy.Module):
         return dspy.Prediction(answers=len(answers))
 
 
+class Moody(dspy.Module):
+    """Asks its LM, and then fails as long as the file `broken` is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.Predict("question -> answer")
+
+    async def aforward(self, question: str, broken: str) -> dspy.Prediction:
+        answer = await self.answer.acall(question=question)
+        if Path(broken).exists():
+            raise RuntimeError("out of order")
+        return answer
+
+
 qa = dspy.Predict("question -> answer")
 sync_qa = SyncQA()
 echo, nap, abort, spin, grip, deaf, shielded = Echo(), Nap(), Abort(), Spin(), Grip(), Deaf(), Shielded()
-glutton, fat, burst = Glutton(), Fat(), Burst()
+glutton, fat, burst, moody = Glutton(), Fat(), Burst(), Moody()

@@ -12,8 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 from tests.mutants.broker import BROKER
 from tests.mutants.clients import CLIENTS
@@ -52,15 +55,33 @@ def survives(mutant: Mutant, target: Path) -> bool:
         file.write_text(source)
 
 
+def trees(folder: Path, count: int) -> SimpleQueue[Path]:
+    """So many copies of the sources, each for one mutant at a time."""
+    made: SimpleQueue[Path] = SimpleQueue()
+    for number in range(count):
+        target = folder / str(number)
+        build_tree(target)
+        made.put(target)
+    return made
+
+
 def main() -> int:
-    """Run the named mutants, or all."""
+    """Run the named mutants, or all, one on each CPU."""
     chosen = sys.argv[1:] or list(MUTANTS)
+    workers = os.cpu_count() or 1
     survivors = []
-    with tempfile.TemporaryDirectory() as folder:
-        build_tree(Path(folder))
-        for name in chosen:
-            alive = survives(MUTANTS[name], Path(folder))
-            print(f"{'SURVIVES' if alive else 'caught  '}  {name}", flush=True)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
+        free = trees(Path(folder), workers)
+
+        def judge(name: str) -> tuple[bool, float]:
+            target, began = free.get(), time.monotonic()
+            try:
+                return survives(MUTANTS[name], target), time.monotonic() - began
+            finally:
+                free.put(target)
+
+        for name, (alive, took_s) in zip(chosen, pool.map(judge, chosen), strict=True):
+            print(f"{'SURVIVES' if alive else 'caught  '}  {took_s:5.1f} s  {name}", flush=True)
             if alive:
                 survivors.append(name)
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants caught")

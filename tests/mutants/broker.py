@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 MODEL = "tests/unit/broker/test_core_model.py"
+CIRCUITS = "tests/unit/broker/test_circuits.py"
 
 BROKER = {
     "a fenced result ends its job": Mutant(
@@ -21,6 +22,24 @@ BROKER = {
     ),
     "a lease absent from held is kept": Mutant(
         "broker/core/worker_side.py", "self._machine.never_received(lease)", "pass", MODEL
+    ),
+    "one bad job, tried again, opens a circuit for all": Mutant(
+        "broker/core/circuits.py", "circuit.failed.add(job.digest)", "circuit.failed.add(job.job_id.encode())", CIRCUITS
+    ),
+    "what a provider did opens a program's circuit": Mutant(
+        "broker/core/circuits.py", "elif message.code in OWN_FAILURES and not message.retryable:", "else:", CIRCUITS
+    ),
+    "everybody is let through at the end of an open circuit": Mutant(
+        "broker/core/circuits.py", "if left_ms <= 0 and circuit.trial in (None, job):", "if left_ms <= 0:", CIRCUITS
+    ),
+    "a trial that tells nothing keeps its place": Mutant(
+        "broker/core/circuits.py",
+        "if circuit is not None and circuit.trial is job:\n                circuit.trial = None",
+        "if False:\n                pass",
+        CIRCUITS,
+    ),
+    "all that an open circuit refuses is refused at once": Mutant(
+        "broker/core/jobs.py", "if ended == REFUSED_AT_ONCE:", "if False:", CIRCUITS
     ),
     "tombstones are not bounded": Mutant(
         "broker/core/store.py",

@@ -7,11 +7,10 @@ got through would show.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 import msgspec
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -398,7 +397,5 @@ BrokerMachine.TestCase.settings = settings(
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-    # A mutant needs to be found only, not explained.
-    phases=[Phase.generate] if "DSPYMQ_MUTANT" in os.environ else list(Phase),
 )
 TestBrokerModel = BrokerMachine.TestCase

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -246,9 +246,5 @@ Everything.TestCase.settings = settings(
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    # A mutant needs to be found only, not explained.
-    phases=[Phase.generate]
-    if "DSPYMQ_MUTANT" in os.environ
-    else [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
 TestEverything: Any = pytest.mark.timeout(3_600)(Everything.TestCase)

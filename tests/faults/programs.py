@@ -45,6 +45,10 @@ def is_first(path: str) -> bool:
     return True
 
 
+def is_there(path: str) -> bool:
+    return Path(path).exists()
+
+
 class Echo(dspy.Module):
     """Gives back its text, and who ran it."""
 
@@ -167,7 +171,7 @@ class Moody(dspy.Module):
 
     async def aforward(self, question: str, broken: str) -> dspy.Prediction:
         answer = await self.answer.acall(question=question)
-        if Path(broken).exists():
+        if is_there(broken):
             raise RuntimeError("out of order")
         return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, Generic, TypeVar
@@ -11,7 +12,7 @@ import zmq
 from dspymq.broker.outbox import Outbox
 from dspymq.protocol import ProtocolError, encode, error_answer
 from dspymq.protocol.messages import Header
-from dspymq.transport import LoopSocket, Unreachable, router
+from dspymq.transport import LoopSocket, Unreachable, bind, router
 
 log = logging.getLogger("dspymq.broker")
 
@@ -51,7 +52,7 @@ class Endpoint(Generic[P]):
         self._outboxes: dict[P, Outbox] = {}
         socket = router(context)
         try:
-            socket.bind(address)
+            self._remove_file = bind(socket, address)
         except zmq.ZMQError:
             socket.close()
             raise
@@ -87,6 +88,8 @@ class Endpoint(Generic[P]):
     def close(self, linger_ms: int) -> None:
         """Close the socket; what was handed to it may go out for a while."""
         self.socket.close(linger_ms)
+        with contextlib.suppress(OSError):
+            self._remove_file()
 
     def _flush(self) -> None:
         for peer, outbox in list(self._outboxes.items()):

@@ -18,6 +18,7 @@ from dspymq.broker.core import BrokerCore
 from dspymq.broker.core import events as ev
 from dspymq.broker.core.effects import DropClient, DropWorker, Effect, Log, ToClient, ToWorker
 from dspymq.broker.endpoint import Endpoint
+from dspymq.broker.memory import memory_trimmer
 from dspymq.protocol import TAG, ProtocolError, client_codec, client_messages, new_uuid7, worker_codec, worker_messages
 from dspymq.transport import HealthServer, ServiceManager
 
@@ -39,6 +40,9 @@ GATHER: Final = 64
 """Effects of a round of messages that wait for its end at most: sent together they cost libzmq fewer system calls."""
 
 MAX_ENVELOPE_BYTES: Final = 64
+
+TRIM_S: Final = 10.0
+"""How often memory that is free is given back to the system."""
 
 LINGER_MS: Final = 500
 """How long goodbyes may take to leave when the broker stops."""
@@ -271,6 +275,7 @@ async def serve(config: BrokerConfig, *, on_started: Callable[[Broker], None] | 
     manager = ServiceManager.of_this_process()
     await broker.start()
     watchdog = asyncio.create_task(manager.keep_alive(), name="dspymq-broker-watchdog")
+    trimmer = asyncio.create_task(_trim_memory(), name="dspymq-broker-trimmer")
     try:
         manager.ready(f"clients at {broker.clients_address}, workers at {broker.workers_address}")
         if on_started is not None:
@@ -279,4 +284,13 @@ async def serve(config: BrokerConfig, *, on_started: Callable[[Broker], None] | 
     finally:
         manager.stopping()
         watchdog.cancel()
+        trimmer.cancel()
         await broker.stop()
+
+
+async def _trim_memory() -> None:
+    """Give back what is free, again and again: what a rush took does not stay for good."""
+    trim = memory_trimmer()
+    while True:
+        await asyncio.sleep(TRIM_S)
+        trim()

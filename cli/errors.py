@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,13 @@ def report_usage(error: click.ClickException) -> ExitCode:
 
 def say(message: str) -> None:
     """One error line."""
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    _to_stderr(f"{click.style('error:', fg='red', bold=True)} {message}")
+
+
+def _to_stderr(line: str) -> None:
+    # The exit code says it, too.
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
 
 
 def describe(error: DspymqError, message: str | None = None) -> str:
@@ -94,7 +101,7 @@ def _report_dspymq(error: DspymqError, *, as_json: bool) -> ExitCode:
     # The fields follow, one a line; the message names them too.
     say(describe(error, message="the inputs do not fit" if lines and error.reason == "invalid_inputs" else None))
     for line in lines:
-        click.echo(line, err=True)
+        _to_stderr(line)
     if as_json:
         print_json(error_document(error))
     return exit_code_for(error.code, error.reason)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dspymq.cli import errors
+from dspymq.cli import errors, logs
 from dspymq.cli.exit_codes import ExitCode
 from dspymq.cli.options import wants_json
 from dspymq.cli.suggestions import close_to, did_you_mean
@@ -50,6 +50,7 @@ class Commands(click.Group):
         """Run the command line `args`. Exits with the code, or returns it unless `standalone_mode`."""
         code = self._run(args, prog_name or "dspymq", complete_var, extra)
         if standalone_mode:
+            logs.give_up_stderr()
             sys.exit(code)
         return code
 

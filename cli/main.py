@@ -2,7 +2,7 @@
 
 import click
 
-from dspymq.cli import options
+from dspymq.cli import logs, options
 from dspymq.cli.broker import broker
 from dspymq.cli.call import call
 from dspymq.cli.conformance import conformance
@@ -68,4 +68,5 @@ for _verb in (broker, worker, up, call, programs, status, jobs, events, drain, u
 
 def main() -> None:
     """Run the command line of this process."""
+    logs.open_standard_streams()
     cli.main()

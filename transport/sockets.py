@@ -1,10 +1,16 @@
 """Socket options of DJP/1 (SPEC section 3.1), and why each is set."""
 
-from typing import Any
+import errno
+import os
+import socket as unix
+from collections.abc import Callable
+from typing import Any, Final
 
 import zmq
 
 from dspymq.protocol.limits import HARD_FRAME_BYTES
+
+_PROBE_S: Final = 1.0
 
 
 def dealer(context: "zmq.Context[Any]") -> "zmq.Socket[bytes]":
@@ -34,6 +40,50 @@ def router(context: "zmq.Context[Any]") -> "zmq.Socket[bytes]":
     socket.setsockopt(zmq.TCP_MAXRT, 60_000)
     # What libzmq holds for a peer is beyond the broker's own bounds, which count bytes.
     return _common(socket, send_messages=256)
+
+
+def bind(socket: "zmq.Socket[bytes]", address: str) -> Callable[[], None]:
+    """Bind; returns what removes the socket file of an `ipc://` path in the end, which libzmq leaves there.
+
+    Raises zmq.ZMQError, also when somebody listens at that path: libzmq would take it from them. A file that a killed
+    process left behind is replaced.
+    """
+    scheme, _, path = address.partition("://")
+    if scheme != "ipc" or path[:1] in ("", "*", "@"):
+        socket.bind(address)
+        return lambda: None
+    if _is_listening(path):
+        raise zmq.ZMQError(errno.EADDRINUSE)
+    socket.bind(address)
+    ours = _file(path)
+
+    def remove() -> None:
+        # Another may have taken its place meanwhile.
+        if ours is not None and _file(path) == ours:
+            os.unlink(path)
+
+    return remove
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_listening(path: str) -> bool:
+    with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_S)
+        try:
+            probe.connect(path)
+        except (TimeoutError, BlockingIOError):
+            # Its queue is full: somebody is there.
+            return True
+        except OSError:
+            return False
+        return True
 
 
 def _common(socket: "zmq.Socket[bytes]", *, send_messages: int) -> "zmq.Socket[bytes]":

@@ -21,7 +21,8 @@ class ExecutorSpec(msgspec.Struct, frozen=True, kw_only=True):
     before they are imported. `parent_pid` is the process that starts the fork server, or the executors themselves
     when they are spawned: they end with it (0: not checked). With `fresh` no bytecode of the programs is written: its
     check, a second and a size, may miss an edit. `beat_ms` is the interval of `ping` on the pipe.
-    `concurrency` slots are of the lane `default`, those in `lanes` are further ones.
+    `concurrency` slots are of the lane `default`, those in `lanes` are further ones. With `log_json` its
+    lines are JSON, as the supervisor's.
     """
 
     targets: list[str] = []
@@ -35,6 +36,7 @@ class ExecutorSpec(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool = False
     parent_pid: int = 0
     log_level: str = "WARNING"
+    log_json: bool = False
 
     @property
     def slots(self) -> dict[str, int]:

@@ -35,6 +35,11 @@ class LMProfile(msgspec.Struct, frozen=True, kw_only=True):
     `model` is DSPy's form, `provider/name`. `adapter` None leaves the choice to the program (DSPy's ChatAdapter if it
     makes none). `read_timeout_s` bounds the silence between two reads of an answer, not the call. `params` go to
     dspy.LM as they are (top_p, seed, ...). `api_key` is never shown by repr.
+
+    All executors of a pool share what follows. A call that the provider throttles (429) is made again within
+    `max_throttle_wait_s`, which counts all its waiting; `adaptive` finds out how many calls at once it takes. After
+    `circuit_failures` failures of the provider in a row (0: never) calls are refused for `circuit_open_s`, then one is
+    tried; each that fails doubles the time, up to a minute.
     """
 
     name: str
@@ -47,6 +52,10 @@ class LMProfile(msgspec.Struct, frozen=True, kw_only=True):
     num_retries: int = 1
     read_timeout_s: float = 120.0
     max_connections: int = 1000
+    max_throttle_wait_s: float = 30.0
+    adaptive: bool = True
+    circuit_failures: int = 5
+    circuit_open_s: float = 5.0
     params: dict[str, Any] = {}
     kind: Literal["remote", "local"] = "remote"
 
@@ -86,6 +95,10 @@ _KEYS: Final = (
     "num_retries",
     "read_timeout_s",
     "max_connections",
+    "max_throttle_wait_s",
+    "adaptive",
+    "circuit_failures",
+    "circuit_open_s",
     "params",
 )
 _NO_PARAMS: Final = ("async_engine", "base_url", "cache", "engine", "headers", "model_type", "n", "timeout")
@@ -185,6 +198,9 @@ def _checked(name: str, where: str, settings: dict[str, Any]) -> LMProfile:
     _bound(where, "num_retries", profile.num_retries, 0, 10)
     _bound(where, "max_connections", profile.max_connections, 1, 100_000)
     _bound(where, "read_timeout_s", profile.read_timeout_s, 0.001, 86_400)
+    _bound(where, "max_throttle_wait_s", profile.max_throttle_wait_s, 0, 86_400)
+    _bound(where, "circuit_failures", profile.circuit_failures, 0, 100_000)
+    _bound(where, "circuit_open_s", profile.circuit_open_s, 0.01, 86_400)
     if profile.max_tokens is not None:
         _bound(where, "max_tokens", profile.max_tokens, 1, 10_000_000)
     if profile.temperature is not None:

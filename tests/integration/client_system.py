@@ -73,6 +73,12 @@ cancel_grace_ms = 1000
 model = "openai/scripted"
 api_base = "{lm_url}"
 api_key = "k-123456"
+
+[profiles.limited]
+model = "openai/scripted"
+api_base = "{lm_url}"
+api_key = "k-123456"
+max_throttle_wait_s = 0
 """
 
 

@@ -151,9 +151,12 @@ def test_a_pool_that_still_imports_its_programs_ends(
         assert gone(pool.process, 5.0) < 3
 
 
-def test_a_supervisor_killed_takes_everything_along(broker: RunningBroker, lm: ScriptedLM, client: Client) -> None:
-    """Fork server, executors, calls in the middle, a program in an endless loop, one that holds the GIL."""
-    with running_pool(broker, targets=[PROGRAMS], lm=lm, processes=3) as pool:
+def test_a_supervisor_killed_takes_everything_along(
+    broker: RunningBroker, lm: ScriptedLM, client: Client, tmp_path: Path
+) -> None:
+    """Fork server, executors, calls in the middle, a program in an endless loop, one that holds the GIL; no file."""
+    environ = {"TMPDIR": str(tmp_path)}
+    with running_pool(broker, targets=[PROGRAMS], lm=lm, processes=3, environ=environ) as pool:
         open_calls(client, lm, 4)
         stuck = [client.submit(name, {}, redeliver=False) for name in ("spin", "spin", "grip")]
         wait_until(lambda: pool.row()["in_flight"]["default"] == 7, 10.0, "their start")
@@ -166,6 +169,7 @@ def test_a_supervisor_killed_takes_everything_along(broker: RunningBroker, lm: S
         for job in stuck:
             with pytest.raises(exceptions.Unavailable):
                 job.result(PATIENCE_S)
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_spawned_pool_killed_takes_everything_along(broker: RunningBroker, lm: ScriptedLM, client: Client) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +116,78 @@ def test_a_pool_is_ready_when_it_has_a_broker_and_executors(broker: tuple[Runnin
             wait_until(lambda: get(pool_health, "/readyz")[0] == 503, 10.0, "the broker's end")
             assert get(pool_health, "/readyz")[1]["why"] == "no session with a broker"
             assert get(pool_health, "/livez")[0] == 200
+
+
+@pytest.mark.timeout(150)
+def test_while_a_pool_drains_nobody_is_told_to_come(broker: tuple[RunningBroker, str]) -> None:
+    """It still answers what it has; the broker is ready again with the next pool."""
+    running_broker, health = broker
+    pool_health = f"127.0.0.1:{free_ports(1)[0]}"
+    with (
+        ScriptedLM() as lm,
+        Client(running_broker.clients) as client,
+        running_pool(running_broker, "--health", pool_health, "--grace", "60", targets=[PROGRAMS], lm=lm) as pool,
+    ):
+        job = client.submit("qa", {"question": "#job=drained #hang"})
+        lm.wait_open("drained")
+        pool.process.process.terminate()
+        wait_until(lambda: get(health, "/readyz")[0] == 503, 10.0, "a drain")
+        assert get(pool_health, "/readyz") == (503, {"status": "unavailable", "why": "the pool drains"})
+        assert get(pool_health, "/livez")[0] == 200
+        assert client.stats()["ready"] is False
+        with running_pool(running_broker, targets=[PROGRAMS], lm=lm, name="next"):
+            assert get(health, "/readyz")[0] == 200
+        lm.release()
+        assert job.result(PATIENCE_S).attempt == 1
+
+
+@pytest.mark.timeout(150)
+def test_a_pool_whose_programs_are_all_broken_serves_nobody(broker: tuple[RunningBroker, str], tmp_path: Path) -> None:
+    """It waits for a reload. With the first that can be used, it is ready."""
+    running_broker, health = broker
+    pool_health = f"127.0.0.1:{free_ports(1)[0]}"
+    module = tmp_path / "broken.py"
+    module.write_text("import dspy\nqa = dspy.Predict('question -> ')\nraise RuntimeError('broken')\n")
+    arguments = ["--health", pool_health, "--reload"]
+    with running_pool(running_broker, *arguments, targets=["broken"], cwd=tmp_path, wait=False) as pool:
+        wait_until(lambda: [one for one in pool.executors() if one.get("problem")], 40.0, "what is wrong, shown")
+        assert get(health, "/readyz")[0] == 503
+        assert get(pool_health, "/readyz")[0] == 503
+        assert get(pool_health, "/livez")[0] == 200
+        refused = ping(running_broker, "--ready")
+        assert refused.returncode == 6
+        module.write_text("import dspy\nqa = dspy.Predict('question -> answer')\n")
+        wait_until(lambda: get(health, "/readyz")[0] == 200, 40.0, "the new version")
+        assert get(pool_health, "/readyz")[0] == 200
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(150)
+def test_a_restarted_broker_is_ready_when_its_pool_is_back_and_not_before() -> None:
+    clients, workers, broker_health, pool_health = (f"127.0.0.1:{port}" for port in free_ports(4))
+    command = ["broker", "--clients", f"tcp://{clients}", "--workers", f"tcp://{workers}", "--health", broker_health]
+    with ScriptedLM() as lm, running("broker", [*command, "--json"], clean_environ()) as first:
+        running_broker = RunningBroker(first, json.loads(first.first_line()))
+        quick = {"DSPYMQ_WORKER_STALL_MS": "1500", "DSPYMQ_WORKER_BEAT_MS": "300"}
+        with running_pool(running_broker, "--health", pool_health, targets=[PROGRAMS], lm=lm, environ=quick) as pool:
+            first.kill()
+            wait_until(lambda: get(pool_health, "/readyz")[0] == 503, 10.0, "the broker's end")
+            os.kill(pool.pid, signal.SIGSTOP)
+            with running("broker", [*command, "--json"], clean_environ()) as second:
+                second.first_line()
+                assert get(broker_health, "/livez")[0] == 200
+                assert get(broker_health, "/readyz") == (503, {"status": "unavailable", "why": "no worker is here"})
+                os.kill(pool.pid, signal.SIGCONT)
+                wait_until(lambda: get(broker_health, "/readyz")[0] == 200, 20.0, "the pool")
+                wait_until(lambda: get(pool_health, "/readyz")[0] == 200, 10.0, "the pool, by itself")
+                with Client(f"tcp://{clients}", timeout_s=PATIENCE_S) as client:
+                    assert client.call("qa", question="back").answer == expected_answer("answer", "back")
+                for pid in pool.executor_pids():
+                    os.kill(pid, signal.SIGSTOP)
+                wait_until(lambda: get(pool_health, "/readyz")[0] == 503, 20.0, "silent executors")
+                wait_until(lambda: get(broker_health, "/readyz")[0] == 503, 10.0, "the broker's word")
+                assert get(pool_health, "/readyz")[1]["why"] == "no executor takes jobs"
+                wait_until(lambda: get(broker_health, "/readyz")[0] == 200, 40.0, "their replacement")
 
 
 @pytest.mark.parametrize("address", ["8080", "192.0.2.1:8080"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -42,14 +45,14 @@ class ScriptedLM:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="scripted-lm", daemon=True)
         self._server: asyncio.Server | None = None
+        self._throttled_until_s = 0.0
+        self.most_open: int | None = None
+        """A request while so many are open is answered by a 429, without Retry-After. Set it at any time."""
 
     def start(self) -> ScriptedLM:
         """Listen; `url` is valid from here on. Raises OSError if the port is taken."""
-        started = self._loop.create_server(
-            lambda: Connection(self._handle, self._connections), "127.0.0.1", self._port, backlog=4096
-        )
         try:
-            self._server = self._loop.run_until_complete(started)
+            self._server = self._loop.run_until_complete(self._listen())
         except OSError:
             self._loop.close()
             raise
@@ -119,6 +122,10 @@ class ScriptedLM:
         """
         self._scripts[job] = make_script(**directives).over(self._scripts.get(job, Script()))
 
+    def unscript(self, job: str | None = None) -> None:
+        """Forget the directives of a job, or without one the defaults."""
+        self._scripts.pop(job, None)
+
     def release(self, job: str | None = None) -> None:
         """Let the hanging requests of a job (of all jobs) go on to their answer."""
 
@@ -128,6 +135,21 @@ class ScriptedLM:
                     event.set()
 
         self._loop.call_soon_threadsafe(set_them)
+
+    def throttle(self, seconds: float) -> None:
+        """Answer every request by a 429 for so long; its Retry-After says what is left of it."""
+        self._throttled_until_s = time.monotonic() + seconds
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """Nobody listens at the port while the block runs, and every connection is reset."""
+        asyncio.run_coroutine_threadsafe(self._stop_listening(), self._loop).result()
+        with socket.socket() as place:
+            # Kept, so that nobody else gets it.
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind(("127.0.0.1", self._port))
+            yield
+        self._server = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
 
     def wait_for(self, predicate: Callable[[], T], timeout_s: float = 10.0) -> T:
         """Wait until `predicate()` holds and return its value; TimeoutError tells what was seen instead.
@@ -153,11 +175,20 @@ class ScriptedLM:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    async def _shut_down(self) -> None:
+    async def _listen(self) -> asyncio.Server:
+        return await self._loop.create_server(
+            lambda: Connection(self._handle, self._connections), "127.0.0.1", self._port, backlog=4096
+        )
+
+    async def _stop_listening(self) -> None:
         if self._server is not None:
             self._server.close()
+            self._server = None
         for connection in list(self._connections):
             connection.abort()
+
+    async def _shut_down(self) -> None:
+        await self._stop_listening()
         tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -192,6 +223,11 @@ class ScriptedLM:
         entry = self._ledger.begin(script.job or "", prompt.text)
         exchange.on_disconnect = entry.disconnected
         script = script.for_request(entry.number)
+        throttle = self._throttle()
+        if throttle is not None:
+            entry.failed()
+            _reply_error(exchange, throttle, 429)
+            return
         if script.delay_ms:
             await asyncio.sleep(script.delay_ms / 1000)
         if script.hang:
@@ -204,6 +240,12 @@ class ScriptedLM:
             _reply_error(exchange, script, script.status)
         else:
             await self._answer(exchange, body, script, entry, _completion(prompt, script))
+
+    def _throttle(self) -> Script | None:
+        left_s = self._throttled_until_s - time.monotonic()
+        if left_s > 0:
+            return Script(retry_after=round(left_s, 3))
+        return Script() if self.most_open is not None and self.open > self.most_open else None
 
     def _script_for(self, prompt: Prompt) -> Script:
         said = read_directives("\n".join(prompt.inputs.values()))

@@ -8,9 +8,8 @@ here too, call by call: DSPy's own needs listeners per job and cannot serve prog
 
 import asyncio
 import concurrent.futures
-import random
-from collections.abc import AsyncIterator, Collection
-from typing import Any, Final, Protocol
+from collections.abc import AsyncIterator, Collection, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from dspy.clients.call_result import usage_dict
 from dspy.clients.costs import estimate_cost
@@ -19,12 +18,11 @@ from dspy.lm15 import RETRYABLE_ERRORS, AsyncResponseStream
 from dspy.utils.exceptions import LMError
 
 from dspymq.worker.executor.context import SETTING, JobContext, JobStopped
+from dspymq.worker.executor.gates import Gate, Permit, outcome_of
 from dspymq.worker.executor.splitters import AutoSplitter, JSONSplitter, Splitter
+from dspymq.worker.executor.tries import Tries
 
-MAX_RETRY_WAIT_S: Final = 30.0
-"""A provider that asks for more is not waited for here: the job fails as lm_rate_limited, with its retry_after_ms."""
-
-_FIRST_BACKOFF_S: Final = 0.5
+T = TypeVar("T")
 
 
 class BlockingCallError(LMError):  # type: ignore[misc]
@@ -51,38 +49,57 @@ class JobEngine:
         model: str,
         loop: asyncio.AbstractEventLoop,
         retries: int = 0,
+        gate: Gate | None = None,
         provider: str | None = None,
         json_answers: bool = False,
     ) -> None:
-        """`provider` and `model` find the price; `json_answers` says that answers are JSON whatever they begin with."""
+        """`provider` and `model` find the price; `json_answers` says that answers are JSON whatever they begin with.
+
+        `gate` is the profile's; without one calls go out as they come.
+        """
         self._inner = inner
         self._model = model
         self._loop = loop
         self._retries = retries
+        self._gate = gate
         self._provider = provider
         self._json_answers = json_answers
 
     async def complete(self, request: Any) -> Any:
         """DSPy's entry for asynchronous programs."""
         job, fields = _caller()
-        if asyncio.get_running_loop() is self._loop:
-            return await self.run(request, job, fields)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.run(request, job, fields), self._loop))
+        return await self._on_loop(self.run(request, job, fields))
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
-        """For programs that stream to themselves (dspy.streamify); not retried."""
+        """For programs that stream to themselves (dspy.streamify). A failure is not tried again, a throttle is."""
         job, _ = _caller()
         if job is None:
             raise BlockingCallError("no job owns this LM call")
         task = job.enter_call()
-        job.usage.begin()
+        tries = Tries(self._gate, 0, job.deadline_s, self._loop)
         try:
-            async with AsyncResponseStream(self._inner.stream(request), request) as response:
-                async for event in response.events():
-                    yield event
-                self._record(job, request, await response.response())
+            while True:
+                permit = await self._on_loop(tries.begin())
+                has_begun = False
+                job.usage.begin()
+                try:
+                    async with AsyncResponseStream(self._inner.stream(request), request) as response:
+                        async for event in response.events():
+                            has_begun = True
+                            yield event
+                        self._record(job, request, await response.response())
+                except BaseException as error:
+                    self._end(tries, permit, error)
+                    if has_begun or outcome_of(error) != "throttled" or not isinstance(error, Exception):
+                        raise
+                    throttle = error
+                else:
+                    self._end(tries, permit, None)
+                    return
+                finally:
+                    job.usage.end()
+                await self._on_loop(tries.again(throttle))
         finally:
-            job.usage.end()
             job.leave_call(task)
 
     async def run(self, request: Any, job: JobContext | None, fields: frozenset[str] | None) -> Any:
@@ -93,23 +110,39 @@ class JobEngine:
         if job is None:
             return await self._inner.complete(request)
         task = job.enter_call()
+        tries = Tries(self._gate, self._retries, job.deadline_s, self._loop)
         try:
-            for attempt in range(self._retries + 1):
+            while True:
+                permit = await tries.begin()
                 job.usage.begin()
                 try:
                     response = await self._attempt(request, job, fields)
-                    break
                 except RETRYABLE_ERRORS as error:
-                    wait_s = _backoff_s(error, attempt)
-                    left_s = job.deadline_s - self._loop.time()
-                    if attempt >= self._retries or wait_s >= left_s or wait_s > MAX_RETRY_WAIT_S:
-                        raise
+                    tries.end(permit, error)
+                    failure = error
+                except BaseException as error:
+                    tries.end(permit, error)
+                    raise
+                else:
+                    tries.end(permit, None)
+                    return response
                 finally:
                     job.usage.end()
-                await asyncio.sleep(wait_s)
-            return response
+                await tries.again(failure)
         finally:
             job.leave_call(task)
+
+    async def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Programs may have loops of their own; what belongs to the executor's is done there."""
+        if asyncio.get_running_loop() is self._loop:
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def _end(self, tries: Tries, permit: Permit | None, error: BaseException | None) -> None:
+        if _running_loop() is self._loop:
+            tries.end(permit, error)
+        else:
+            self._loop.call_soon_threadsafe(tries.end, permit, error)
 
     async def _attempt(self, request: Any, job: JobContext, fields: frozenset[str] | None) -> Any:
         stream = job.stream
@@ -195,10 +228,3 @@ def _write(job: JobContext, call: int, splitter: Splitter, text: str, *, final: 
             job.stream.write(call, piece.field, piece.text, restart=piece.restart)
         if job.on_text is not None:
             job.on_text()
-
-
-def _backoff_s(error: Exception, attempt: int) -> float:
-    asked = getattr(error, "retry_after", None)
-    if isinstance(asked, int | float) and asked >= 0:
-        return float(asked)
-    return _FIRST_BACKOFF_S * 2.0**attempt * random.uniform(1.0, 1.25)

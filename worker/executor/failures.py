@@ -26,6 +26,7 @@ from dspy.utils.exceptions import (
 
 from dspymq.protocol.errors import REASONS, ProtocolError
 from dspymq.worker.executor.engine import BlockingCallError
+from dspymq.worker.executor.gates import CIRCUIT_OPEN
 
 MAX_MESSAGE_CHARS: Final = 2_000
 MAX_EXCERPT_CHARS: Final = 1_000
@@ -130,6 +131,8 @@ _LM_REASONS: Final[tuple[tuple[type[LMError], str], ...]] = (
 
 
 def _lm_reason(error: LMError) -> str:
+    if error.provider_code == CIRCUIT_OPEN:
+        return CIRCUIT_OPEN
     for kind, reason in _LM_REASONS:
         if isinstance(error, kind):
             return reason

@@ -10,6 +10,9 @@ from dspymq.worker.executor.failures import JobError
 MARKER: Final = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
 """Text that DSPy turns into image parts and the like when it stands in an input."""
 
+_ACTIVE: Final = (("<<CUSTOM-TYPE-", "<<CUSTOM\u2011TYPE-"), ("[[ ## ", "[[\u00a0## "))
+"""How markers and the headers of fields begin, and what stands for it: looks the same, and is nothing but text."""
+
 MAX_PROBLEMS: Final = 32
 _MAX_TEXT: Final = 300
 _MAP_ERRORS: Final = ("dict_type", "model_type", "model_attributes_type", "dataclass_type", "mapping_type")
@@ -19,12 +22,11 @@ _PROBLEMS: Final = {"missing": "missing", "extra_forbidden": "unknown"}
 def validate(model: type[pydantic.BaseModel], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The program's keyword arguments: those given, as the types that its signature names.
 
-    An empty array where a map is due is taken as the empty map. Raises JobError `invalid_inputs`, whose
-    details.fields has one entry for each problem: {field, problem: missing | unknown | type | value, message,
-    expected}.
+    An empty array where a map is due is taken as the empty map; text that DSPy would act on is made `neutral`. Raises
+    JobError `invalid_inputs`, whose details.fields has one entry for each problem: {field, problem: missing | unknown
+    | type | value, message, expected}.
     """
-    check_no_marker(inputs)
-    value: Any = dict(inputs)
+    value = _named(inputs)
     for _ in range(8):
         try:
             parsed = model.model_validate(value)
@@ -42,23 +44,44 @@ def validate(model: type[pydantic.BaseModel], inputs: Mapping[str, Any]) -> dict
 
 def check_free(inputs: Mapping[str, Any], required: Collection[str], known: Collection[str] | None) -> dict[str, Any]:
     """Inputs of a program without a signature: only missing and (unless `known` is None) unknown names are found."""
-    check_no_marker(inputs)
+    found = _named(inputs)
     problems = [_problem(name, "missing", "this input is required") for name in required if name not in inputs]
     if known is not None:
         expected = f"one of {', '.join(known)}" if known else "no inputs"
         problems += [_problem(n, "unknown", "no such input", expected) for n in inputs if n not in known]
     if problems:
         raise _error(problems)
-    return dict(inputs)
+    return found
 
 
-def check_no_marker(inputs: Mapping[str, Any]) -> None:
-    """Refuse DSPy's custom-type marker anywhere in the inputs. Raises JobError `invalid_inputs`."""
-    for name, value in inputs.items():
+def neutral(value: Any) -> Any:
+    """Plain data in which DSPy's custom-type markers and field headers (`[[ ## answer ## ]]`) are nothing but text.
+
+    A model that repeats such a header would otherwise answer fields that it never meant to. What else there is of
+    text stays as it is, and a value without such text is returned itself.
+    """
+    if isinstance(value, str):
+        for active, text in _ACTIVE:
+            if active in value:
+                value = value.replace(active, text)
+        return value
+    if isinstance(value, bytes):
+        return value.replace(b"<<CUSTOM-TYPE-", b"<<CUSTOM_TYPE-")
+    if isinstance(value, list):
+        return [neutral(one) for one in value]
+    if isinstance(value, dict):
+        return {neutral(key): neutral(one) for key, one in value.items()}
+    return value
+
+
+def _named(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    for name in inputs:
         if not isinstance(name, str):
             raise JobError("invalid_inputs", f"input names are strings, not {type(name).__name__}")
-        if has_marker(value):
-            raise _error([_problem(name, "value", f"the text {MARKER} is not allowed")])
+    try:
+        return {neutral(name): neutral(value) for name, value in inputs.items()}
+    except RecursionError:
+        raise JobError("invalid_inputs", "inputs nest too deeply") from None
 
 
 def has_marker(value: Any) -> bool:
@@ -105,9 +128,7 @@ def _refusal(model: type[pydantic.BaseModel], problems: list[Any]) -> JobError:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for problem in problems:
         name = str(problem["loc"][0]) if problem["loc"] else ""
-        kind = _PROBLEMS.get(problem["type"], "type") if len(problem["loc"]) <= 1 else "type"
-        if kind == "type" and _is_bound(problem["type"]):
-            kind = "value"
+        kind = problem_of(problem)
         path = "".join(f"[{step!r}]" for step in problem["loc"][1:])
         message = f"{path}: {problem['msg']}" if path else problem["msg"]
         if kind == "unknown":
@@ -118,6 +139,12 @@ def _refusal(model: type[pydantic.BaseModel], problems: list[Any]) -> JobError:
             expected = _expected(model, name)
         found.setdefault((name, kind), _problem(name, kind, message, expected))
     return _error(list(found.values()))
+
+
+def problem_of(error: Mapping[str, Any]) -> str:
+    """What is wrong by one of pydantic's errors: missing, unknown, type, or value for what is out of bounds."""
+    kind = _PROBLEMS.get(error["type"], "type") if len(error["loc"]) <= 1 else "type"
+    return "value" if kind == "type" and _is_bound(error["type"]) else kind
 
 
 def _is_bound(kind: str) -> bool:

@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import time
-import traceback
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,11 +15,12 @@ import dspy
 
 from dspymq.protocol import body as bodies
 from dspymq.protocol.messages import Timings, Usage
-from dspymq.worker.executor import outputs
+from dspymq.worker.executor import logs, outputs
 from dspymq.worker.executor.context import SETTING, CancelToken, JobContext, JobStopped
 from dspymq.worker.executor.failures import Failure, JobError, classify
 from dspymq.worker.executor.lms import LMSet, ProfileLM, with_config
 from dspymq.worker.executor.programs import Program
+from dspymq.worker.executor.spec_scope import LMS_SETTING
 from dspymq.worker.executor.specs import INLINE, SpecCache
 from dspymq.worker.executor.streams import StreamBuffer
 from dspymq.worker.executor.tool_channel import ToolChannel
@@ -196,7 +196,7 @@ class JobRunner:
     async def _call(self, prepared: _Prepared, context: JobContext) -> Any:
         module, arguments = prepared.program.module, prepared.arguments
         loop = asyncio.get_running_loop()
-        with dspy.context(**_settings(prepared, context)):
+        with dspy.context(**_settings(prepared, context), **{LMS_SETTING: self._lms}):
             if prepared.program.is_async:
                 running: asyncio.Future[Any] = loop.create_task(_called(module, arguments))
                 context.token.on_cancel(lambda: _cancel(running))
@@ -250,12 +250,15 @@ def _cancel(running: asyncio.Future[Any]) -> None:
 
 
 def _settings(prepared: _Prepared, context: JobContext) -> dict[str, Any]:
-    """DSPy's settings for this job alone; trace and histories are lists that every job would append to."""
+    """DSPy's settings for this job alone; histories are lists that every job would append to.
+
+    The trace is the job's own, and ends with it: dspy.BestOfN and dspy.Refine need one.
+    """
     settings: dict[str, Any] = {
         SETTING: context,
         "usage_tracker": context.usage,
         "track_usage": False,
-        "trace": None,
+        "trace": [],
         "disable_history": True,
         "send_stream": None,
         "stream_listeners": [],
@@ -294,9 +297,7 @@ def _classified(error: BaseException, secrets: Collection[str]) -> Failure:
 
 def _log(program: str, reason: str, error: BaseException) -> None:
     """For the operator: where it happened. The message stays out, it may hold what the client sent."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    place = f"{own[-1].filename}:{own[-1].lineno}" if own else "?"
+    place = logs.place_of(error.__traceback__)
     log.warning("event=job_failed program=%s reason=%s type=%s at=%s", program, reason, type(error).__name__, place)
 
 

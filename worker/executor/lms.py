@@ -17,6 +17,7 @@ from dspy.lm15 import RouterConfig, Timeouts, TransportError, UnknownModelError,
 
 from dspymq.worker.executor.engine import InnerEngine, JobEngine, SyncBridge
 from dspymq.worker.executor.failures import JobError
+from dspymq.worker.executor.gates import Gates
 from dspymq.worker.executor.usage import ProfileModel
 from dspymq.worker.profiles import DEFAULT, LMProfile, ProfileError
 
@@ -46,11 +47,16 @@ class LMSet:
         profiles: Mapping[str, LMProfile],
         loop: asyncio.AbstractEventLoop,
         local_url: Callable[[bool], Awaitable[str]] | None = None,
+        gates: Gates | None = None,
     ) -> None:
-        """`local_url(again)` gives the embedded model's address; `again` after a connection to the last one failed."""
+        """`local_url(again)` gives the embedded model's address; `again` after a connection to the last one failed.
+
+        Without `gates` calls go out as they come.
+        """
         self._profiles = profiles
         self._loop = loop
         self._local_url = local_url
+        self._gates = gates
         self._made: dict[str, ProfileLM] = {}
 
     @property
@@ -99,6 +105,7 @@ class LMSet:
             model=model,
             loop=self._loop,
             retries=profile.num_retries,
+            gate=self._gates.get(profile.name) if self._gates is not None else None,
             provider=provider,
             json_answers=profile.adapter in ("json", "local"),
         )

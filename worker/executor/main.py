@@ -1,5 +1,6 @@
 """The entry of an executor process. Importing this module imports no dspy, so that a supervisor may name `main`."""
 
+import logging
 import os
 import socket
 
@@ -23,5 +24,7 @@ def main(executor_id: str, sock: socket.socket) -> None:
         from dspymq.worker.executor.serve import serve
 
         code = serve(executor_id, sock, state)
+    except Exception:
+        logging.getLogger("dspymq.worker.executor").exception("executor.fault executor=%s", executor_id)
     finally:
         process.leave(code)

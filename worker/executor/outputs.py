@@ -1,7 +1,7 @@
 """From what a program returns to the body of its result: plain msgpack, only the signature's output fields."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import dspy
 import msgpack
@@ -9,17 +9,24 @@ import pydantic
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from dspymq.worker.executor.failures import JobError
+from dspymq.worker.executor.inputs import problem_of
 from dspymq.worker.executor.signatures import Interface
+
+_MAX_TEXT: Final = 300
+_MAX_FIELDS: Final = 32
 
 
 def fields_of(returned: Any, interface: Interface) -> dict[str, Any]:
     """The output fields of what the program returned, as plain data.
 
-    Raises JobError `program_error` if it is not a prediction, `unserializable_output` if a value has no plain form.
+    Raises JobError `program_error` if it is not a prediction, `lm_output_unparsable` if a field is missing or breaks
+    its type or bounds, `unserializable_output` if a value has no plain form.
     """
     found = _fields(returned, interface)
     if interface.outputs is not None and interface.is_exact:
         found = {name: found[name] for name in interface.outputs if name in found}
+    if interface.output_model is not None and interface.is_exact:
+        found = _fitting(interface.output_model, found)
     return {name: _plain(name, value) for name, value in found.items()}
 
 
@@ -47,6 +54,25 @@ def _fields(returned: Any, interface: Interface) -> dict[str, Any]:
     if interface.outputs is not None and len(interface.outputs) == 1:
         return {interface.outputs[0]: returned}
     raise JobError("program_error", f"the program returned a {type(returned).__name__}, not a dspy.Prediction")
+
+
+def _fitting(model: type[pydantic.BaseModel], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs as the types of the signature; DSPy itself lets some be missing, and tells bounds to the LM only."""
+    try:
+        checked = model.model_validate(dict(found))
+    except pydantic.ValidationError as error:
+        problems = {str(one["loc"][0]): one for one in reversed(error.errors(include_url=False, include_context=False))}
+        fields = [
+            {"field": name, "problem": problem_of(one), "message": one["msg"][:_MAX_TEXT]}
+            for name, one in problems.items()
+        ]
+        first = fields[0]
+        text = f"the outputs do not fit the signature: `{first['field']}`: {first['message']}"
+        details = {"expected": list(model.model_fields)[:_MAX_FIELDS], "fields": fields[:_MAX_FIELDS]}
+        raise JobError("lm_output_unparsable", text, details) from None
+    except RecursionError:
+        raise JobError("unserializable_output", "the outputs nest too deeply") from None
+    return {name: getattr(checked, name) for name in model.model_fields if name in checked.model_fields_set}
 
 
 def plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dspymq.worker.executor import process
+from dspymq.worker.executor import logs, process
 from dspymq.worker.executor_spec import STDERR_VARIABLE, VARIABLE, ExecutorSpec, from_environment
 
 _LAZY_MODULES: Final = (
@@ -128,8 +128,7 @@ def _from_environment() -> State | None:
     # A program may have closed stderr: a line that cannot be written must not become an error of a job.
     logging.raiseExceptions = False
     if not logging.getLogger().handlers:
-        form = "%(asctime)s %(levelname)s %(name)s %(message)s"
-        logging.basicConfig(level=spec.log_level.upper(), format=form)
+        logs.set_up(spec.log_level, spec.targets, as_json=spec.log_json)
     with process.stderr_to(os.environ.pop(STDERR_VARIABLE, None)):
         return load(spec)
 

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
+import logging
 import os
 import random
 import select
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from dspymq.transport.log_lines import write_patiently
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -75,11 +78,7 @@ def stderr_to(path: str | None) -> Iterator[None]:
         written = os.pread(file, os.fstat(file).st_size, 0)
         os.ftruncate(file, 0)
         os.close(file)
-        while written:
-            try:
-                written = written[os.write(2, written) :]
-            except OSError:
-                break
+        write_patiently(2, written, 1.0)
 
 
 class Leash:
@@ -113,7 +112,7 @@ _F_SETSIG: Final = 10
 
 def leave(code: int) -> None:
     """End this process now, whatever its threads do."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, *logging.getLogger().handlers):
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(code)

@@ -35,7 +35,10 @@ class ProgramsError(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """A DSPy module ready to run. One object serves all jobs at once; nothing in it changes with a job."""
+    """A DSPy module ready to run. One object serves all jobs at once; nothing in it changes with a job.
+
+    `kind` is the kind of a spec, or the class of the module.
+    """
 
     name: str
     module: Any
@@ -43,13 +46,20 @@ class Program:
     interface: Interface
     is_async: bool
     doc: str
+    kind: str = ""
 
     def description(self) -> dict[str, Any]:
-        """What a client may know, for the body of `ready`: text, and JSON Schemas (outputs None if unknown)."""
+        """What a client may know, for the body of `ready`: text, JSON Schemas (outputs None if unknown), and more.
+
+        `streams` are the outputs whose text comes in chunks, None if that is not known.
+        """
+        is_known = self.interface.outputs is not None
         return {
             "description": self.doc[:MAX_DOC_CHARS],
             "inputs": self.interface.input_schema,
             "outputs": self.interface.output_schema,
+            "kind": self.kind,
+            "streams": sorted(self.interface.texts) if is_known else None,
         }
 
 
@@ -146,14 +156,18 @@ def make_program(name: str, module: Any, sources: bytes = b"", target: str = "")
         interface=interface,
         is_async=runs_async(module, where),
         doc=doc or _instructions(module),
+        kind=type(module).__name__,
     )
 
 
 def runs_async(module: Any, where: str = "") -> bool:
     """Whether `acall` does what a call does. hasattr is no answer: a class inherits the `aforward` of another program.
 
-    The more derived of `forward` and `aforward` is what its author wrote; both in one class means both work.
+    The more derived of `forward` and `aforward` is what its author wrote; both in one class means both work. Not so in
+    dspy.RLM, whose `aforward` waits for the interpreter without giving way: its own calls of the LM would never end.
     """
+    if isinstance(module, dspy.RLM) and type(module).aforward is dspy.RLM.aforward:
+        return False
     ranks = {}
     for method in ("forward", "aforward"):
         if method in vars(module):
@@ -180,10 +194,12 @@ def interface_of(module: Any) -> Interface:
         for parameter in call.parameters.values()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
-    if own is not None and set(named) <= set(own.input_fields):
+    is_dspys = type(module).__module__.partition(".")[0] == "dspy"
+    # What DSPy's own modules take besides (RLM an interpreter) is for Python code, not for clients.
+    if own is not None and (is_dspys or set(named) <= set(own.input_fields)):
         return signatures.of_signature(own)
     if not named and inner is not None:
-        return signatures.of_signature(inner, is_exact=type(module).__module__.split(".")[0] == "dspy")
+        return signatures.of_signature(inner, is_exact=is_dspys)
     return signatures.of_call(call, signatures.resolved_hints(_method_of(module)), inner)
 
 

@@ -1,6 +1,7 @@
 """The executor's event loop: messages of the pipe in, up to `concurrency` jobs at once, messages out."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -13,13 +14,17 @@ from dspymq.protocol import profile
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.errors import REASONS, ProtocolError
 from dspymq.protocol.messages import Bye, Error, Ping, Pong, Reply, Request
+from dspymq.worker import gate_messages
+from dspymq.worker.executor import logs
 from dspymq.worker.executor.context import CancelToken
 from dspymq.worker.executor.failures import JobError
+from dspymq.worker.executor.gates import Gates
 from dspymq.worker.executor.jobs import Job, JobRunner, Outcome, Watcher
 from dspymq.worker.executor.lms import LMSet
 from dspymq.worker.executor.preload import State
 from dspymq.worker.executor.process import Leash
 from dspymq.worker.executor.programs import Program
+from dspymq.worker.executor.requests import Refused, Requests
 from dspymq.worker.executor.specs import INLINE
 from dspymq.worker.executor.streams import StreamBuffer
 from dspymq.worker.executor.tool_calls import OpenCall
@@ -49,6 +54,7 @@ def serve(executor_id: str, sock: socket.socket, state: State | None) -> int:
 async def _serve(executor_id: str, sock: socket.socket, state: State | None) -> int:
     pipe = Pipe.open(sock)
     loop = asyncio.get_running_loop()
+    logs.serve(as_json=state is not None and state.spec.log_json)
 
     leash = Leash()
 
@@ -96,12 +102,12 @@ class Executor:
         self._state = state
         self._spec = state.spec
         self._attempts: dict[str, Attempt] = {}
-        self._requests: dict[str, asyncio.Future[str]] = {}
-        self._next_request = 0
+        self._requests = Requests(pipe)
+        self._gates = Gates(self._spec.profiles, self._requests)
         profiles = {profile.name: profile for profile in self._spec.profiles}
         self._runner = JobRunner(
             state.programs,
-            LMSet(profiles, loop, self._local_url),
+            LMSet(profiles, loop, self._local_url, self._gates),
             concurrency=sum(self._spec.slots.values()),
             max_body_bytes=self._spec.max_body_bytes,
         )
@@ -155,10 +161,12 @@ class Executor:
                     self._attempts[lease].tool_result(message, body)
             case Ping(n=n):
                 self._pipe.send(Pong(n=n))
-            case Reply(rid=rid):
-                self._answered(rid, body)
+            case Reply():
+                self._requests.answered(message, body)
             case Error(rid=str(rid)):
-                self._refused(rid, message)
+                self._requests.refused(rid, message)
+            case Request(method=gate_messages.NEWS):
+                self._gates.news(body)
             case Pong():
                 pass
             case _:
@@ -176,34 +184,12 @@ class Executor:
 
     async def _local_url(self, again: bool) -> str:
         """Ask the supervisor where the embedded model serves; `again`: the last address did not answer."""
-        self._next_request += 1
-        rid = f"local-{self._next_request}"
-        future = self._requests[rid] = asyncio.get_running_loop().create_future()
-        self._pipe.send(Request(rid=rid, method="local_lm.url"), bodies.encode(params={"again": again}))
+        _, future = self._requests.ask("local_lm.url", bodies.encode(params={"again": again}), _url)
         try:
-            url: str = await future
-            return url
-        finally:
-            del self._requests[rid]
-
-    def _answered(self, rid: str, body: bytes) -> None:
-        future = self._requests.get(rid)
-        if future is None or future.done():
-            return
-        try:
-            url = bodies.part(body, "result").get("url")
-        except ProtocolError:
-            url = None
-        if isinstance(url, str):
-            future.set_result(url)
-        else:
-            future.set_exception(JobError("internal", "the supervisor's answer to local_lm.url holds no url"))
-
-    def _refused(self, rid: str, error: Error) -> None:
-        future = self._requests.get(rid)
-        if future is not None and not future.done():
-            reason = error.reason if error.reason in REASONS else "lm_unavailable"
-            future.set_exception(JobError(reason, error.message))
+            return await future
+        except Refused as refused:
+            reason = refused.error.reason if refused.error.reason in REASONS else "lm_unavailable"
+            raise JobError(reason, refused.error.message) from None
 
 
 class Attempt:
@@ -231,6 +217,7 @@ class Attempt:
     async def run(self, runner: JobRunner, body: bytes) -> None:
         """Run the job and send its result."""
         dispatch = self._dispatch
+        logs.job.set(f"job={dispatch.job!r} lease={dispatch.lease} executor={self._executor_id}")
         revision = None if dispatch.program == INLINE else dispatch.revision
         job = Job(dispatch.program, body, dispatch.timeout_ms, revision, dispatch.profile)
         watcher = Watcher(on_start=self._on_start, on_text=self._on_text, on_progress=self._on_progress)
@@ -329,6 +316,14 @@ class Attempt:
             timings=outcome.timings,
             revision=outcome.revision or self._dispatch.revision,
         )
+
+
+def _url(_: str, body: bytes) -> str:
+    with contextlib.suppress(ProtocolError):
+        url = bodies.part(body, "result").get("url")
+        if isinstance(url, str):
+            return url
+    raise JobError("internal", "the supervisor's answer to local_lm.url holds no url")
 
 
 def _descriptions(programs: Mapping[str, Program], state: State) -> bytes:

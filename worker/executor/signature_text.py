@@ -7,6 +7,7 @@ evaluates, imports or resolves a name that is not in the table below. No dspy im
 import datetime
 import keyword
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn, Optional, Union
 
@@ -44,6 +45,9 @@ _SIMPLE: Final[dict[str, Any]] = {
     "datetime.timedelta": datetime.timedelta,
 }
 _GENERIC: Final = ("list", "dict", "tuple", "set", "Literal", "Optional", "Union")
+OF_DSPY: Final[Mapping[str, Any]] = dict.fromkeys(("Image", "Audio", "File", "History", "Code", "Reasoning"), dict)
+"""DSPy's own types by name, for readers that do not import dspy: as data each of them is a map."""
+_LANGUAGE: Final = re.compile(r"[A-Za-z0-9_+#.-]{1,32}\Z")
 _ALIASES: Final = {"List": "list", "Dict": "dict", "Tuple": "tuple", "Set": "set"}
 
 _TOKEN: Final = re.compile(
@@ -91,14 +95,23 @@ class _Token:
     at: int
 
 
-def parse_signature(text: str) -> ParsedSignature:
-    """Read `inputs -> outputs`. Raises SignatureTextError."""
+def parse_signature(text: str, extra: Mapping[str, Any] = OF_DSPY) -> ParsedSignature:
+    """Read `inputs -> outputs`. `extra` are types by name besides Python's own. Raises SignatureTextError."""
     if not isinstance(text, str):
         raise SignatureTextError("a signature is a text such as 'question -> answer'", 0)
     if len(text) > MAX_CHARS:
         raise SignatureTextError(f"the signature is longer than {MAX_CHARS} characters", MAX_CHARS)
-    parser = _Parser(_tokens(text), len(text))
-    return parser.signature()
+    return _Parser(_tokens(text), len(text), extra).signature()
+
+
+def parse_type(text: str, extra: Mapping[str, Any] = OF_DSPY, *, only_extra: bool = False) -> Any:
+    """Read one type, `list[int] | None`; with `only_extra` one of `extra` and nothing else.
+
+    Raises SignatureTextError.
+    """
+    if len(text) > MAX_CHARS:
+        raise SignatureTextError(f"the type is longer than {MAX_CHARS} characters", MAX_CHARS)
+    return _Parser(_tokens(text), len(text), extra).one_type(only_extra=only_extra)
 
 
 def check_field_name(name: str, *, is_input: bool) -> str | None:
@@ -131,8 +144,9 @@ def _tokens(text: str) -> list[_Token]:
 
 
 class _Parser:
-    def __init__(self, tokens: list[_Token], length: int) -> None:
+    def __init__(self, tokens: list[_Token], length: int, extra: Mapping[str, Any]) -> None:
         self._tokens = tokens
+        self._extra = extra
         self._next = 0
         self._end = _Token("end", "the end", length)
 
@@ -148,6 +162,15 @@ class _Parser:
         if not outputs:
             raise SignatureTextError("there is no output field after `->`", self._end.at)
         return ParsedSignature(tuple(inputs), tuple(outputs))
+
+    def one_type(self, *, only_extra: bool) -> Any:
+        first = self._peek()
+        if only_extra and first.text not in self._extra:
+            self._unexpected(f"one of {', '.join(self._extra)}")
+        found = self._single(1) if only_extra else self._union(1)
+        if self._peek().kind != "end":
+            self._unexpected("the end")
+        return found
 
     def _fields(self, seen: set[str], *, is_input: bool) -> list[Field]:
         fields: list[Field] = []
@@ -181,6 +204,9 @@ class _Parser:
             self._unexpected("a type", token)
         name = token.text.removeprefix("typing.")
         name = _ALIASES.get(name, name)
+        own = self._extra.get(token.text.removeprefix("dspy."))
+        if own is not None:
+            return self._language(own, token) if token.text.endswith("Code") and self._skip("[") else own
         if self._peek().text == "[" and self._peek().kind == "mark":
             if name not in _GENERIC:
                 raise SignatureTextError(f"`{name}` takes no [...]", token.at)
@@ -191,7 +217,7 @@ class _Parser:
         if name not in _SIMPLE:
             if name in _GENERIC:
                 raise SignatureTextError(f"`{name}` needs [...]", token.at)
-            known = ", ".join(sorted({*_SIMPLE, *_GENERIC} - {"object"}))
+            known = ", ".join(sorted({*_SIMPLE, *_GENERIC, *self._extra} - {"object"}))
             raise SignatureTextError(f"the type `{name}` is not known; known are {known}", token.at)
         return _SIMPLE[name]
 
@@ -215,6 +241,14 @@ class _Parser:
         if name == "Optional":
             return Optional[args[0]]  # noqa: UP045 - built at run time
         return list[args[0]] if name == "list" else set[args[0]]  # type: ignore[valid-type]
+
+    def _language(self, own: Any, token: _Token) -> Any:
+        """The rest of `Code["elixir"]`."""
+        said = self._advance()
+        if said.kind != "string" or not _LANGUAGE.match(said.text[1:-1]):
+            self._unexpected("a quoted language, such as 'python'", said)
+        self._take("mark", "]")
+        return own if own is dict else own[said.text[1:-1]]
 
     def _tuple(self, depth: int) -> Any:
         args = [self._union(depth)]

@@ -1,14 +1,18 @@
 """What a DSPy signature means to the outside: pydantic models of its inputs and outputs, and their JSON Schemas."""
 
+import functools
 import inspect
 import typing
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 import pydantic
 from dspy.adapters.utils import annotation_allows_none
+from pydantic.json_schema import GenerateJsonSchema
 
 from dspymq.worker.executor import inputs as checks
+
+_DIALECT: Final = {"$schema": GenerateJsonSchema.schema_dialect}
 
 
 @dataclass(frozen=True)
@@ -16,18 +20,30 @@ class Interface:
     """A program's inputs and outputs as far as they are known.
 
     `model` validates inputs; without it `required` and `known` names are checked (`known` None: any name goes).
+    `output_model` is of the outputs, and validates them if `is_exact`.
     `outputs` are the fields that a result may hold, None if unknown; `is_exact` is False where they were inferred
     from a predictor inside, and a prediction that has other fields is then sent whole. `texts`: outputs of type str.
     """
 
     model: type[pydantic.BaseModel] | None = None
+    output_model: type[pydantic.BaseModel] | None = None
     required: tuple[str, ...] = ()
     known: tuple[str, ...] | None = None
     outputs: tuple[str, ...] | None = None
     is_exact: bool = True
     texts: frozenset[str] = frozenset()
-    input_schema: dict[str, Any] = field(default_factory=dict)
-    output_schema: dict[str, Any] | None = None
+
+    @functools.cached_property
+    def input_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the inputs; made when it is first asked for, since most specs are never described."""
+        if self.model is None:
+            return {**_DIALECT, "type": "object", "required": list(self.required)}
+        return _schema(self.model)
+
+    @functools.cached_property
+    def output_schema(self) -> dict[str, Any] | None:
+        """The JSON Schema of the outputs; None if they are not known."""
+        return None if self.output_model is None else _schema(self.output_model, "serialization")
 
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The program's keyword arguments. Raises JobError `invalid_inputs`."""
@@ -47,22 +63,23 @@ def io_model(signature: Any, which: Literal["input", "output"]) -> type[pydantic
             default: Any = info.default
         else:
             default = None if annotation_allows_none(info.annotation) else ...
-        made = pydantic.Field(default, **extra)
-        made.metadata = list(info.metadata)
-        fields[name] = (info.annotation, made)
+        fields[name] = _field(info, pydantic.Field(default, **extra))
     return _model(which, fields)
+
+
+def field_model(info: Any) -> type[pydantic.BaseModel]:
+    """A model {value} of one field of a signature, its bounds kept."""
+    return _model("Field", {"value": _field(info, pydantic.Field())})
 
 
 def of_signature(signature: Any, *, is_exact: bool = True) -> Interface:
     """The interface of a program that takes and gives exactly the fields of a signature."""
-    model = io_model(signature, "input")
     return Interface(
-        model=model,
+        model=io_model(signature, "input"),
+        output_model=io_model(signature, "output"),
         outputs=tuple(signature.output_fields),
         is_exact=is_exact,
         texts=_texts(signature),
-        input_schema=_schema(model),
-        output_schema=_schema(io_model(signature, "output"), "serialization"),
     )
 
 
@@ -89,12 +106,11 @@ def of_call(call: inspect.Signature, hints: dict[str, Any], inner: Any) -> Inter
     required = tuple(name for name, (_, info) in fields.items() if info.is_required())
     return Interface(
         model=model,
+        output_model=None if inner is None else io_model(inner, "output"),
         required=required,
         outputs=None if inner is None else tuple(inner.output_fields),
         is_exact=False,
         texts=frozenset() if inner is None else _texts(inner),
-        input_schema=_schema(model) if model else {"type": "object", "required": list(required)},
-        output_schema=None if inner is None else _schema(io_model(inner, "output"), "serialization"),
     )
 
 
@@ -104,6 +120,11 @@ def resolved_hints(function: Any) -> dict[str, Any]:
         return typing.get_type_hints(function)
     except Exception:
         return {}
+
+
+def _field(info: Any, made: Any) -> tuple[Any, Any]:
+    made.metadata = list(info.metadata)
+    return info.annotation, made
 
 
 def _texts(signature: Any) -> frozenset[str]:
@@ -116,11 +137,21 @@ def _model(name: str, fields: dict[str, Any]) -> type[pydantic.BaseModel]:
     return made
 
 
+class _Schemas(GenerateJsonSchema):
+    """JSON Schemas, draft 2020-12."""
+
+    def model_schema(self, schema: Any) -> Any:
+        """A class; without the docstring if that is DSPy's, which explains Python."""
+        made = super().model_schema(schema)
+        if schema["cls"].__module__.partition(".")[0] == "dspy":
+            made.pop("description", None)
+        return made
+
+
 def _schema(
     model: type[pydantic.BaseModel], mode: Literal["validation", "serialization"] = "validation"
 ) -> dict[str, Any]:
     try:
-        schema: dict[str, Any] = model.model_json_schema(mode=mode)
-        return schema
+        return {**_DIALECT, **model.model_json_schema(mode=mode, schema_generator=_Schemas)}
     except (pydantic.errors.PydanticInvalidForJsonSchema, TypeError, ValueError):
-        return {"type": "object"}
+        return {**_DIALECT, "type": "object"}

@@ -14,7 +14,7 @@ from dspymq.protocol import worker_messages as w
 from dspymq.protocol.errors import Code, ProtocolError
 from dspymq.worker.executor import outputs
 from dspymq.worker.executor.context import JobContext, JobStopped
-from dspymq.worker.executor.inputs import MARKER, has_marker
+from dspymq.worker.executor.inputs import neutral
 from dspymq.worker.executor.tool_calls import OpenCall, OpenCalls
 from dspymq.worker.executor.tool_specs import NO_TOOLS, Toolset, ToolSpec
 
@@ -138,17 +138,11 @@ class ToolChannel:
 
 def _value(name: str, result: w.ToolResult, body: bytes) -> Any:
     if result.code != Code.OK:
-        message = result.message or result.code
-        if MARKER in message:
-            message = result.code
-        raise ToolError(f"the tool `{name}` failed: {message}")
+        raise ToolError(f"the tool `{name}` failed: {neutral(result.message or result.code)}")
     try:
-        value = bodies.decode(body).get("value")
+        return neutral(bodies.decode(body).get("value"))
     except ProtocolError as problem:
         raise ToolError(f"the tool `{name}` gave something unreadable: {problem.message}") from None
-    if has_marker(value):
-        raise ToolError(f"the tool `{name}` gave the text {MARKER.strip('<>')}, which is not allowed")
-    return value
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -134,8 +134,16 @@ class BrokerLink:
                     self._listener.session_down()
 
     def _open(self, address: str, hello: Hello) -> None:
-        raw = dealer(self._context)
-        monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED)
+        raw = None
+        try:
+            raw = dealer(self._context)
+            monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED)
+        except zmq.ZMQError as error:
+            # No file descriptors are left, say: an attempt that nobody answers.
+            if raw is not None:
+                raw.close(linger=0)
+            log.warning("link.no_socket address=%s error=%r", address, str(error))
+            return
         try:
             raw.connect(address)
         except zmq.ZMQError as error:

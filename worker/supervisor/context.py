@@ -8,6 +8,7 @@ import msgspec
 from dspymq.protocol.limits import Count, Limits, Positive
 from dspymq.protocol.messages import Header
 from dspymq.worker.supervisor.effects import Effect, Log, ToBroker, ToExecutor
+from dspymq.worker.supervisor.lm_gate_steps import GateSettings
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,7 +19,8 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     `stall_ms` is the silence after which an executor gets no jobs. With `patient` a pool whose programs cannot be
     loaded at its start waits for a reload, without it ends. An executor is replaced when it has ended
     `max_jobs_per_executor` jobs, lived `max_age_ms`, or has more than `max_rss_bytes` in RAM; one over `kill_rss_bytes`
-    is killed. `wall_offset_ms` plus the core's time is Unix time.
+    is killed. `lm_gates` are the settings of each LM profile's gate. `wall_offset_ms` plus the core's time is Unix
+    time.
     """
 
     worker: str
@@ -34,6 +36,7 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_age_ms: Positive | None = None
     max_rss_bytes: Positive | None = None
     kill_rss_bytes: Positive | None = None
+    lm_gates: dict[str, GateSettings] = {}
     wall_offset_ms: int = 0
 
 

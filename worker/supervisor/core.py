@@ -19,6 +19,7 @@ from dspymq.worker.supervisor.effects import AskLocalLm, Effect, Exit
 from dspymq.worker.supervisor.executors import Crew, Executor
 from dspymq.worker.supervisor.leases import LIVE, Lease
 from dspymq.worker.supervisor.link_state import LinkState
+from dspymq.worker.supervisor.lm_gates import LMGates
 from dspymq.worker.supervisor.problems import START, Problems
 from dspymq.worker.supervisor.recycling import Recycling
 from dspymq.worker.supervisor.reload import Reload
@@ -42,7 +43,8 @@ class PoolCore:
         leases: dict[str, Lease] = {}
         self._problems = Problems(self._context)
         self._crew = Crew(self._context, self._problems)
-        self._link = LinkState(self._context, self._crew, self._problems, leases)
+        self._gates = LMGates(self._context)
+        self._link = LinkState(self._context, self._crew, self._problems, self._gates, leases)
         self._work = Work(self._context, self._crew, self._link, leases)
         self._recycling = Recycling(self._context, self._crew)
         self._reload = Reload(self._context, self._crew, self._problems)
@@ -126,6 +128,8 @@ class PoolCore:
             return "no session with a broker"
         if self._context.closing:
             return "the pool drains"
+        if self._gates.refuse_all():
+            return "the circuit of every LM profile is open"
         return None if any(self._crew.slots().values()) else "no executor takes jobs"
 
     # -- time and ends ----------------------------------------------------------------------------------------------
@@ -141,6 +145,7 @@ class PoolCore:
         self._crew.look()
         self._work.look()
         self._recycling.look()
+        self._gates.look()
         self._look_at_drain()
 
     def _finish_round(self) -> None:
@@ -149,6 +154,8 @@ class PoolCore:
             self._recycling.look()
         self._recycling.relieve()
         self._crew.ensure()
+        if self._crew.stalls_changed:
+            self._gates.stalled(self._crew.stalled())
         self._work.want_isolated()
         self._link.report_if_due()
         self._link.tell_changes()
@@ -295,6 +302,7 @@ class PoolCore:
         if executor is None:
             return
         self._crew.gone(executor, event.exit_code, event.last_words)
+        self._gates.gone(executor.id)
         coming = self._crew.generations.coming
         if coming is not None and executor.generation == coming.number:
             self._reload.gone(executor, event.exit_code, event.last_words)
@@ -324,6 +332,7 @@ class PoolCore:
                 return
             crew.generations.remember(generation)
         crew.ready(executor, message.slots)
+        self._gates.joined(executor.id)
         self._context.info(
             f"executor.ready executor={executor.id} pid={executor.pid} isolated={executor.isolated} "
             f"after_ms={self._context.now_ms - executor.started_ms}"
@@ -378,6 +387,8 @@ class PoolCore:
         if message.method == "local_lm.url":
             again = bodies.part(body, "params").get("again") is True
             self._context.effects.append(AskLocalLm(executor.id, message.rid, again))
+            return
+        if self._gates.request(executor.id, message, body):
             return
         problem = f"the supervisor has no method {message.method!r}"
         self._refuse_request(executor.id, message.rid, "unknown_method", problem)

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 
 class Memory(NamedTuple):
-    """What a process takes in RAM, in bytes: pages that others have too, and pages of its own."""
+    """What a process takes in RAM, in bytes: pages that others have too, and pages of its own.
+
+    `files_left` are those that it can still open; None where that is not known.
+    """
 
     shared: int
     private: int
+    files_left: int | None = None
 
     @property
     def rss(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from typing import TYPE_CHECKING, Final
 
 from dspymq.protocol.messages import Bye, ReleaseCause
@@ -35,6 +37,15 @@ def death(exit_code: int | None, last_words: str) -> str:
     return f"the process ended{code} before it was ready{said}"
 
 
+def how(exit_code: int | None) -> str:
+    """How a process ended, for the log."""
+    if exit_code is None or exit_code >= 0:
+        return f"exit={exit_code}"
+    with contextlib.suppress(ValueError):
+        return f"exit={exit_code} signal={signal.Signals(-exit_code).name}"
+    return f"exit={exit_code} signal={-exit_code}"
+
+
 class Crew:
     """All executors of the pool. `changed` is set when what the pool offers, or shows, has changed."""
 
@@ -51,6 +62,7 @@ class Crew:
         """Every lane that was ever offered: one without executors has 0 slots, it does not vanish."""
         self.ever_ready = False
         self.changed = False
+        self.stalls_changed = False
         self._short = True
         """An executor may be missing."""
         self.retiring = False
@@ -163,7 +175,7 @@ class Crew:
         executor.beat_ms = self._context.now_ms
         if executor.stalled:
             executor.stalled = False
-            self.changed = True
+            self.changed = self.stalls_changed = True
             self._context.info(f"executor.recovered executor={executor.id} pid={executor.pid}")
 
     def fall_back_to_spawn(self, executor: Executor, why: str) -> None:
@@ -267,11 +279,13 @@ class Crew:
         self._short = True
         self.changed = True
         expected = executor.killed or executor.state is ExecutorState.LEAVING or context.closing
-        if not expected and not executor.excused:
-            context.warning(
-                f"executor.died executor={executor.id} pid={executor.pid} exit={exit_code} "
-                f"in_flight={len(executor.leases)}"
-            )
+        ended = f"executor={executor.id} pid={executor.pid} {how(exit_code)} in_flight={len(executor.leases)}"
+        if executor.pid is None:
+            pass  # It never was: why not was said.
+        elif not expected and not executor.excused:
+            context.warning(f"executor.died {ended}")
+        elif executor.killed:
+            context.info(f"executor.killed {ended} cause={executor.killed_for} why={executor.worn!r}")
         lived_ms = 0 if executor.ready_ms is None else context.now_ms - executor.ready_ms
         failed = not expected or executor.ready_ms is None
         if executor.generation != self.generations.serving.number:
@@ -292,6 +306,11 @@ class Crew:
                 self._look_at_starting(executor)
             else:
                 self._look_at_beats(executor)
+
+    def stalled(self) -> frozenset[str]:
+        """Those that stand still; asking settles `stalls_changed`."""
+        self.stalls_changed = False
+        return frozenset(executor.id for executor in self.executors.values() if executor.stalled)
 
     def forgive_silence(self) -> None:
         """The supervisor itself did not listen: nobody's silence counts."""
@@ -363,7 +382,7 @@ class Crew:
             return
         if not executor.stalled:
             executor.stalled = True
-            self.changed = True
+            self.changed = self.stalls_changed = True
             context.warning(
                 f"executor.stalled executor={executor.id} pid={executor.pid} silent_ms={silent_ms} "
                 f"in_flight={len(executor.leases)}"

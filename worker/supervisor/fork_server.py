@@ -12,11 +12,13 @@ import os
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from dspymq.transport.log_lines import write_raw
 from dspymq.worker.executor_spec import STDERR_VARIABLE
 
 PRELOAD: Final = "dspymq.worker.executor.preload"
@@ -57,8 +59,8 @@ class LastWords:
         size = os.fstat(self._fd).st_size
         written = os.pread(self._fd, MAX_WORDS_BYTES, max(0, size - MAX_WORDS_BYTES))
         os.ftruncate(self._fd, 0)
-        with contextlib.suppress(OSError):
-            os.write(2, written)
+        if written:
+            write_raw(written)
         lines = [line.strip() for line in written.decode(errors="replace").splitlines()]
         told = [line for line in lines if line and "importlib" not in line and not line.startswith("Extension modules")]
         return " | ".join(line[:300] for line in told[-MAX_WORDS_LINES:])
@@ -70,11 +72,52 @@ class LastWords:
             self._fd = None
 
 
+class NamelessServer(multiprocessing.forkserver.ForkServer):
+    """multiprocessing's, but that its socket has no name: a file would stay behind if this process is killed.
+
+    Once it is closed it is not started again, by nobody who still waits for a process of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._socket: int | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """It will not be started any more."""
+        with _STARTING:
+            self._closed = True
+
+    def ensure_running(self) -> None:
+        """Start it unless it runs; its socket is found by a descriptor from then on. Raises OSError if it is closed."""
+        this: Any = self
+        config = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+        with _STARTING, tempfile.TemporaryDirectory(prefix="dspymq-") as folder:
+            if self._closed:
+                raise OSError("the fork server was stopped")
+            before, config["tempdir"] = config.get("tempdir"), folder
+            try:
+                super().ensure_running()
+            finally:
+                config["tempdir"] = before
+            address = this._forkserver_address
+            if address.startswith(folder):
+                self.close_socket()
+                self._socket = os.open(address, os.O_PATH)
+                this._forkserver_address = f"/proc/self/fd/{self._socket}"
+
+    def close_socket(self) -> None:
+        """Nobody asks it any more."""
+        if self._socket is not None:
+            os.close(self._socket)
+            self._socket = None
+
+
 class ForkServer:
     """One of them. `ensure_running` belongs to the main thread: the kernel ends a process with the thread it is of."""
 
     def __init__(self) -> None:
-        self._server: Any = multiprocessing.forkserver.ForkServer()
+        self._server: Any = NamelessServer()
         self._server.set_forkserver_preload([PRELOAD])
         self._words = LastWords()
         self._said = ""
@@ -94,6 +137,12 @@ class ForkServer:
             self._thread.start()
         self._orders.put((process, done))
 
+    @property
+    def pid(self) -> int | None:
+        """Its process, until that was taken leave of."""
+        pid: int | None = self._server._forkserver_pid
+        return pid
+
     def last_words(self) -> str:
         """What it wrote before it died."""
         # Several starts fail with it, and only the first finds them.
@@ -103,6 +152,7 @@ class ForkServer:
     def stop(self) -> None:
         """End it now, whatever it does; its executors end with it."""
         self._orders.put(None)
+        self._server.close()
         pid = self._server._forkserver_pid
         if pid is not None:
             with contextlib.suppress(OSError):
@@ -113,18 +163,23 @@ class ForkServer:
     def _run(self) -> None:
         _OF_THREAD.server = self._server
         while (order := self._orders.get()) is not None:
-            process, done = order
-            error: BaseException | None = None
-            code: int | None = None
-            try:
-                with main_left_out():
-                    process.start()
-            except Exception as problem:
-                error = problem
-                code = self._forget(blocking=False)
-            # A loop that was closed meanwhile has nobody who waits.
-            with contextlib.suppress(RuntimeError):
-                done(error, code)
+            self._carry_out(*order)
+            # A process that has ended keeps its pipes as long as somebody knows it.
+            del order
+
+    def _carry_out(self, process: Any, done: Callable[[BaseException | None, int | None], None]) -> None:
+        error: BaseException | None = None
+        code: int | None = None
+        try:
+            with main_left_out():
+                process.start()
+        except Exception as problem:
+            # Its frames know what was to be started, and with that its pipes.
+            error = problem.with_traceback(None)
+            code = self._forget(blocking=False)
+        # A loop that was closed meanwhile has nobody who waits.
+        with contextlib.suppress(RuntimeError):
+            done(error, code)
 
     def _forget(self, *, blocking: bool) -> int | None:
         """Take leave of a server that has ended; its exit code, if it has."""
@@ -145,13 +200,13 @@ class ForkServer:
                     return None
                 time.sleep(0.005)
             os.close(server._forkserver_alive_fd)
-            with contextlib.suppress(OSError):
-                os.unlink(server._forkserver_address)
+            server.close_socket()
             server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
             return os.waitstatus_to_exitcode(status)
 
 
 _OF_THREAD: Final = threading.local()
+_STARTING: Final = threading.Lock()
 _MAIN: Final = threading.Lock()
 _main_users = 0
 

@@ -100,6 +100,10 @@ class Lease:
         """The lease's text."""
         return self.dispatch.lease
 
+    def shown(self) -> str:
+        """What names it, for the log."""
+        return f"job={self.dispatch.job!r} lease={self.id} attempt={self.dispatch.attempt}"
+
     @property
     def lane(self) -> str:
         """The kind of slot it takes."""

@@ -19,6 +19,7 @@ from dspymq.worker.supervisor.context import Context
 from dspymq.worker.supervisor.executors import Crew
 from dspymq.worker.supervisor.generations import Generation
 from dspymq.worker.supervisor.leases import Lease
+from dspymq.worker.supervisor.lm_gates import LMGates
 from dspymq.worker.supervisor.problems import Problems
 
 READY_BURST: Final = 4
@@ -31,10 +32,13 @@ MAX_DESCRIPTION_BYTES: Final = 1024 * 1024
 class LinkState:
     """The pool's side of one session after another."""
 
-    def __init__(self, context: Context, crew: Crew, problems: Problems, leases: dict[str, Lease]) -> None:
+    def __init__(
+        self, context: Context, crew: Crew, problems: Problems, gates: LMGates, leases: dict[str, Lease]
+    ) -> None:
         self._context = context
         self._problems = problems
         self._crew = crew
+        self._gates = gates
         self._leases = leases
         self.up = False
         self.synced = False
@@ -143,14 +147,14 @@ class LinkState:
             self._to_report.pop(0)
         self._page = [held.lease for held in page]
         self._more_follows = False
-        self._crew.changed = self._problems.changed = False
+        self._crew.changed = self._problems.changed = self._gates.changed = False
         context.to_broker(self._ready(held=page, more=bool(self._to_report)), self._body())
 
     # -- what the pool offers ---------------------------------------------------------------------------------------
 
     def tell_changes(self) -> None:
         """Send `ready` if the crew has changed, now or as soon as the last ones are long enough ago."""
-        if not (self._crew.changed or self._problems.changed) or not self.synced:
+        if not (self._crew.changed or self._problems.changed or self._gates.changed) or not self.synced:
             return
         now_ms = self._context.now_ms
         refill = (now_ms - self._refilled_ms) // READY_INTERVAL_MS
@@ -161,7 +165,7 @@ class LinkState:
             self._context.alarm.set(self._refilled_ms + READY_INTERVAL_MS)
             return
         self._tokens -= 1
-        self._crew.changed = self._problems.changed = False
+        self._crew.changed = self._problems.changed = self._gates.changed = False
         self._context.to_broker(self._ready(held=None), self._body())
 
     def _ready(self, held: list[w.Held] | None, *, more: bool = False) -> w.Ready:
@@ -179,7 +183,8 @@ class LinkState:
 
     def _body(self) -> bytes:
         offset = self._context.settings.wall_offset_ms
-        executors = [executor.describe(offset) for executor in self._crew.executors.values()] + self._problems.rows()
+        executors = [executor.describe(offset) for executor in self._crew.executors.values()]
+        executors += self._problems.rows() + self._gates.rows()
         body = bodies.encode(**{**self._descriptions, "executors": executors})
         if len(body) <= MAX_DESCRIPTION_BYTES:
             return body
@@ -193,7 +198,7 @@ class LinkState:
         if not self.synced:
             return self._page is None
         if not self._farewell:
-            self._crew.changed = self._problems.changed = False
+            self._crew.changed = self._problems.changed = self._gates.changed = False
             self._context.to_broker(self._ready(held=None), self._body())
             self.send_fence()
             self._farewell = self._fences

@@ -1,5 +1,7 @@
-"""How much memory processes take, as the kernel counts it."""
+"""How much memory, and how many files, processes take, as the kernel counts it."""
 
+import os
+import resource
 from collections.abc import Mapping
 from typing import Final
 
@@ -17,7 +19,7 @@ def measure(pids: Mapping[str, int]) -> dict[str, Memory]:
     for name, pid in pids.items():
         memory = of_process(pid)
         if memory is not None:
-            found[name] = memory
+            found[name] = memory._replace(files_left=files_left(pid))
     return found
 
 
@@ -27,6 +29,14 @@ def of_process(pid: int) -> Memory | None:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
             return parse(file.read())
     except (OSError, ValueError):
+        return None
+
+
+def files_left(pid: int) -> int | None:
+    """How many files it can still open, None where that cannot be found out."""
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] - len(os.listdir(f"/proc/{pid}/fd"))
+    except (OSError, AttributeError):
         return None
 
 

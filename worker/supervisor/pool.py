@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from dspymq.protocol.ids import new_uuid7
 from dspymq.protocol.messages import Hello, Welcome
+from dspymq.transport.log_lines import writes_json
 from dspymq.worker.config import WorkerConfig
 from dspymq.worker.executor_spec import VARIABLE, ExecutorSpec
 from dspymq.worker.supervisor import effects as ef
@@ -18,6 +19,7 @@ from dspymq.worker.supervisor import events as ev
 from dspymq.worker.supervisor.broker_link import BrokerLink
 from dspymq.worker.supervisor.context import PoolSettings
 from dspymq.worker.supervisor.core import EXIT_DRAINED, EXIT_FORCED, PoolCore
+from dspymq.worker.supervisor.lm_gates import gate_settings
 from dspymq.worker.supervisor.local_lm import LocalLmKeeper
 from dspymq.worker.supervisor.outside import Outside
 from dspymq.worker.supervisor.processes import Processes
@@ -66,7 +68,10 @@ class Pool:
         self._exit: asyncio.Future[int] = self._loop.create_future()
         self._set_environment()
         self._processes = Processes(self)
-        self._watching = Watching(self.config, self._handle, self._processes.pids, lambda: self._core.source_dirs)
+        processes = self._processes
+        self._watching = Watching(
+            self.config, self._handle, processes.pids, lambda: self._core.source_dirs, processes.children
+        )
         config = self.config
         await self._outside.start()
         hello = Hello(name=config.name, lang="python", features=FEATURES)
@@ -155,6 +160,7 @@ class Pool:
             max_age_ms=config.max_age_ms,
             max_rss_bytes=config.max_rss_bytes,
             kill_rss_bytes=config.kill_rss_bytes,
+            lm_gates=gate_settings(config.executor_profiles()),
             wall_offset_ms=time.time_ns() // 1_000_000 - now_ms,
         )
 
@@ -172,6 +178,7 @@ class Pool:
             fresh=config.reload,
             parent_pid=os.getpid(),
             log_level=config.log_level,
+            log_json=writes_json(),
         )
         os.environ[VARIABLE] = spec.to_json()
         # Else DSPy's price table is fetched over the network, by a thread that would keep the fork server from forking.

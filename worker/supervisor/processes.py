@@ -13,6 +13,7 @@ import socket
 from typing import Any, Final, Protocol
 
 from dspymq.protocol.messages import Bye, Header
+from dspymq.transport.files import check_files
 from dspymq.worker.executor.main import main as executor_main
 from dspymq.worker.pipe import Pipe
 from dspymq.worker.supervisor.fork_server import ForkServer, LastWords, main_left_out
@@ -66,10 +67,17 @@ class Processes:
         self._children: dict[str, Child] = {}
         self._servers: dict[int, ForkServer] = {}
         self._closed = False
+        self._told = ""
+        """Why the last start failed, as the log has it."""
 
     def start(self, executor: str, *, spawn: bool, generation: int = 1) -> None:
         """Start one of this generation; `executor_started` or `executor_gone` follows."""
-        ours, theirs = socket.socketpair()
+        try:
+            check_files()
+            ours, theirs = socket.socketpair()
+        except OSError as problem:
+            self._loop.call_soon(self._not_started, executor, problem)
+            return
         context: Any = multiprocessing.get_context("spawn" if spawn else "forkserver")
         process = context.Process(target=executor_main, args=(executor, theirs), name=executor, daemon=False)
         child = self._children[executor] = Child(executor, process, generation)
@@ -154,6 +162,12 @@ class Processes:
             if child.pipe is not None and not child.exited.done()
         }
 
+    def children(self) -> set[int]:
+        """All processes that are waited for here: fork servers, and executors whoever forked them."""
+        servers = [server.pid for server in self._servers.values()]
+        executors = [child.process.pid for child in self._children.values()]
+        return {pid for pid in [*servers, *executors] if pid is not None}
+
     def _started(
         self, child: Child, ours: socket.socket, error: BaseException | None, code: int | None, *, spawn: bool
     ) -> None:
@@ -166,9 +180,9 @@ class Processes:
             server = self._servers.get(child.generation)
             words = server.last_words() if server is not None and not spawn else ""
             # A fork server that died while it imported the programs just hangs up: what it said is what went wrong.
-            log.warning("executor.start_failed executor=%s error=%r exit=%s", child.executor, error, code)
-            self._listener.executor_gone(child.executor, code, words)
+            self._not_started(child.executor, error, code, words)
             return
+        self._told = ""
         child.pipe = Pipe.open(ours)
         self._watch_exit(child, spawn=spawn)
         if child.kill_asked:
@@ -176,9 +190,24 @@ class Processes:
         self._listener.executor_started(child.executor, child.process.pid)
         child.follower = self._loop.create_task(self._follow(child))
 
+    def _not_started(
+        self, executor: str, error: BaseException | None, code: int | None = None, words: str = ""
+    ) -> None:
+        if self._closed:
+            return
+        text = f"error={error!r} exit={code}"
+        if text != self._told:
+            # Once, not once an attempt.
+            self._told = text
+            log.warning("executor.start_failed executor=%s %s", executor, text)
+        self._listener.executor_gone(executor, code, words or (str(error) if isinstance(error, OSError) else ""))
+
     def _watch_exit(self, child: Child, *, spawn: bool) -> None:
         # The sentinel of a spawned process is a pipe that its own children may have inherited.
-        own_fd = os.pidfd_open(child.process.pid) if spawn and hasattr(os, "pidfd_open") else None
+        own_fd = None
+        if spawn and hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                own_fd = os.pidfd_open(child.process.pid)
         fd = child.process.sentinel if own_fd is None else own_fd
 
         def exited() -> None:

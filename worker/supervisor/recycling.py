@@ -21,6 +21,9 @@ SHARE: Final = 4
 KILL_FACTOR: Final = 2
 """`kill_rss_bytes` is so many times `max_rss_bytes`, unless it is given."""
 
+FEW_FILES: Final = 16
+"""An executor that can open fewer is replaced: without them none of its jobs can reach its LM."""
+
 REFRESH_MS: Final = 10_000
 """Jobs and memory of executors that changed are told to the broker so often, if nothing else is told."""
 NOTICEABLE: Final = 4 * 1024 * 1024
@@ -76,6 +79,7 @@ class Recycling:
             if executor is None or executor.killed:
                 continue
             executor.memory = memory
+            self._has_limits |= _is_short_of_files(memory)
             if self._kill_rss is not None and memory.rss >= self._kill_rss and self._had_chance(executor):
                 self._context.error(
                     f"executor.over_kill_rss executor={name} pid={executor.pid} rss_bytes={memory.rss} "
@@ -110,6 +114,8 @@ class Recycling:
                 return f"age: {self._context.now_ms - executor.ready_ms} ms"
             self._context.alarm.set(due_ms)
         memory = executor.memory
+        if memory is not None and _is_short_of_files(memory) and executor.had_jobs:
+            return f"files: {memory.files_left} left"
         if self._max_rss is None or memory is None or memory.rss < self._max_rss or not self._had_chance(executor):
             return ""
         return f"rss: {memory.rss} bytes"
@@ -145,6 +151,10 @@ class Recycling:
         if any(_has_changed(executor) for executor in self._crew.executors.values()):
             self._refreshed_ms = now_ms
             self._crew.changed = True
+
+
+def _is_short_of_files(memory: Memory) -> bool:
+    return memory.files_left is not None and memory.files_left < FEW_FILES
 
 
 def _has_changed(executor: Executor) -> bool:

@@ -1,14 +1,16 @@
-"""What a pool looks at now and then, beside its events: the memory of its executors, and the files of its programs."""
+"""What a pool looks at now and then, beside its events: the memory of its executors, the files of its programs, and, as
+process 1, who has ended."""
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from dspymq.worker.config import WorkerConfig
 from dspymq.worker.supervisor import events as ev
 from dspymq.worker.supervisor.memory import measure
+from dspymq.worker.supervisor.reaper import INIT, REAP_S, Reaper
 from dspymq.worker.supervisor.source_watch import SourceWatch, snapshot, target_directories
 
 log = logging.getLogger("dspymq.worker.pool")
@@ -22,7 +24,10 @@ FILES_S: Final = 0.4
 
 
 class Watching:
-    """Two tasks on the running loop; what takes long is done in threads. `handle` takes what they find."""
+    """Tasks on the running loop; what takes long is done in threads. `handle` takes what they find.
+
+    `pids` are the executors by name, `children` all processes that somebody here waits for.
+    """
 
     def __init__(
         self,
@@ -30,11 +35,13 @@ class Watching:
         handle: Callable[[ev.Event], None],
         pids: Callable[[], dict[str, int]],
         source_dirs: Callable[[], frozenset[str]],
+        children: Callable[[], Collection[int]],
     ) -> None:
         self._config = config
         self._handle = handle
         self._pids = pids
         self._source_dirs = source_dirs
+        self._children = children
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -43,10 +50,19 @@ class Watching:
         if self._config.reload:
             self._tasks.append(asyncio.create_task(self._watch_files()))
 
+        if os.getpid() == INIT:
+            self._tasks.append(asyncio.create_task(self._reap()))
+
     def stop(self) -> None:
         """Look no more."""
         for task in self._tasks:
             task.cancel()
+
+    async def _reap(self) -> None:
+        reaper = Reaper()
+        while True:
+            await asyncio.sleep(REAP_S)
+            reaper.look(self._children())
 
     async def _watch_memory(self) -> None:
         config = self._config

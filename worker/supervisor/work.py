@@ -272,6 +272,11 @@ class Work:
             if has_started and cause != "drain":
                 blame = blame_of(lease, alone=len(running) == 1, convicted=convicted)
             executor.remove(lease)
+            if not lease.dropped:
+                self._context.warning(
+                    f"lease.lost {lease.shown()} executor={executor.id} pid={executor.pid} cause={cause} blame={blame} "
+                    f"started={has_started}"
+                )
             self.release(lease, started=has_started, cause=cause, blame=blame, details=details)
         if executor.isolated and executor.state is ExecutorState.STARTING and self._alone:
             # One failed start gives one lease back: the broker may have a better place for it.
@@ -338,6 +343,10 @@ class Work:
         lease.state = LeaseState.SENT
         message = lease.for_executor(self._context.now_ms) if executor.isolated else lease.dispatch
         executor.add(lease)
+        if message.attempt > 1:
+            self._context.info(
+                f"lease.taken {lease.shown()} executor={executor.id} pid={executor.pid} isolated={executor.isolated}"
+            )
         self._context.to_executor(executor.id, message, lease.body)
         lease.body = b""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import datetime
 import enum
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -343,6 +345,56 @@ def test_close_leaves_no_thread_and_frees_the_port() -> None:
     assert not any(t.name == "scripted-lm" for t in threading.enumerate())
     with ScriptedLM(port):
         pass
+
+
+def ask(url: str) -> tuple[int, str | None]:
+    """The status of a completion, and what its Retry-After says."""
+    message = {"role": "user", "content": "[[ ## q ## ]]\nx\n\nRespond with `[[ ## a ## ]]`."}
+    request = urllib.request.Request(f"{url}/chat/completions", json.dumps({"messages": [message]}).encode())
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return int(answer.status), None
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Retry-After"]
+
+
+def test_a_throttle_says_what_is_left_of_it(scripted_lm: ScriptedLM) -> None:
+    scripted_lm.throttle(30)
+    status, left_s = ask(scripted_lm.url)
+    assert status == 429
+    assert left_s is not None
+    assert 20 < float(left_s) <= 30
+    scripted_lm.throttle(0)
+    assert ask(scripted_lm.url) == (200, None)
+    assert scripted_lm.total().errors == 1
+
+
+def test_more_requests_at_once_than_it_takes_are_refused(scripted_lm: ScriptedLM) -> None:
+    scripted_lm.most_open = 2
+    scripted_lm.script(hang=True)
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        held = [threads.submit(ask, scripted_lm.url) for _ in range(2)]
+        scripted_lm.wait_for(lambda: scripted_lm.open == 2)
+        assert ask(scripted_lm.url) == (429, None)
+        scripted_lm.unscript()
+        scripted_lm.release()
+        assert [one.result(10) for one in held] == [(200, None)] * 2
+    assert ask(scripted_lm.url) == (200, None)
+
+
+def test_while_it_is_down_connections_are_refused_and_open_ones_reset(scripted_lm: ScriptedLM) -> None:
+    scripted_lm.script(hang=True)
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        held = threads.submit(ask, scripted_lm.url)
+        scripted_lm.wait_for(lambda: scripted_lm.open == 1)
+        with scripted_lm.down():
+            with pytest.raises(OSError, match=r"reset|closed"):
+                held.result(10)
+            with pytest.raises(urllib.error.URLError, match="refused"):
+                ask(scripted_lm.url)
+    scripted_lm.unscript()
+    assert ask(scripted_lm.url) == (200, None)
 
 
 def test_run_as_a_program() -> None:

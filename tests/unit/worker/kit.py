@@ -20,6 +20,7 @@ from dspy.lm15 import (
 
 from dspymq.worker.executor.context import CancelToken
 from dspymq.worker.executor.engine import JobEngine, SyncBridge
+from dspymq.worker.executor.gates import Gate
 from dspymq.worker.executor.jobs import Job, JobRunner, Outcome, Watcher
 from dspymq.worker.executor.lms import LOCAL_CAPABILITIES, LMSet, ProfileLM, make_lm
 from dspymq.worker.executor.programs import make_program
@@ -94,10 +95,12 @@ class FakeEngine:
         return self.answer(request.messages[-1].text)
 
 
-def profile_lm(engine: Any, *, name: str = "default", retries: int = 0, adapter: Any = None) -> ProfileLM:
+def profile_lm(
+    engine: Any, *, name: str = "default", retries: int = 0, adapter: Any = None, gate: Gate | None = None
+) -> ProfileLM:
     """A profile's LM over an engine in memory; for the running loop."""
     loop = asyncio.get_running_loop()
-    made = JobEngine(engine, model=f"fake/{name}", loop=loop, retries=retries)
+    made = JobEngine(engine, model=f"fake/{name}", loop=loop, retries=retries, gate=gate)
     bridge = SyncBridge(made, loop, LOCAL_CAPABILITIES)
     profile = LMProfile(name=name, model=f"fake/{name}")
     return ProfileLM(make_lm(profile, f"fake/{name}", bridge, made), adapter)

@@ -38,4 +38,8 @@ def test_a_process_that_is_there_is_measured_and_one_that_is_gone_left_out() -> 
     assert 1 << 20 < own.rss < 1 << 40
     with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
         ended.wait()
-    assert list(measure({"own": os.getpid(), "gone": ended.pid})) == ["own"]
+    found = measure({"own": os.getpid(), "gone": ended.pid})
+    assert list(found) == ["own"]
+    assert found["own"].files_left is not None
+    with open(os.devnull):
+        assert measure({"own": os.getpid()})["own"].files_left == found["own"].files_left - 1

@@ -178,3 +178,17 @@ def test_a_condemned_executor_stays_condemned(processes: int) -> None:
     rig.wait(1_001, beating=tuple(rig.core._crew.executors))
     assert rig.shown()[executor]["state"] in ("condemned", "leaving", "ready")
     assert rig.core._crew.executors[executor].worn == ""
+
+
+def test_an_executor_that_runs_out_of_files_is_replaced() -> None:
+    """Without any it fails every job that needs its LM, at once, and so gets the next one."""
+    rig = Rig(processes=1).running()
+    rig.do(ev.Memory({"pool/1": Memory(MIB, MIB, files_left=3)}))
+    assert rig.starts() == [], "one that had no job would only be followed by one that has as few"
+    rig.do(ev.Memory({"pool/1": Memory(MIB, MIB, files_left=100)}))
+    run_jobs(rig, 1)
+    assert rig.starts() == []
+    rig.do(ev.Memory({"pool/1": Memory(MIB, MIB, files_left=3)}))
+    assert rig.starts() == ["pool/2"]
+    rig.ready("pool/2")
+    assert rig.told(Bye) == [("pool/1", Bye(reason="done"))]

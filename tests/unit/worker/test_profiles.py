@@ -41,6 +41,7 @@ def test_a_profile_from_toml() -> None:
     )
     assert fast.params == {"top_p": 0.5}
     assert (fast.num_retries, fast.max_connections, fast.kind) == (1, 1000, "remote")
+    assert (fast.max_throttle_wait_s, fast.adaptive, fast.circuit_failures, fast.circuit_open_s) == (30, True, 5, 5)
 
 
 def test_the_environment_defines_default() -> None:
@@ -83,6 +84,11 @@ def test_the_key_is_never_shown() -> None:
         ("[profiles.a]\nmax_tokens = 5", "profiles.a.model", "provider/name"),
         ('[profiles.a]\nmodel = "openai/a"\nmax_tokens = "many"', "profiles.a.max_tokens", ""),
         ('[profiles.a]\nmodel = "openai/a"\nmax_tokens = 0', "profiles.a.max_tokens", "from 1"),
+        ('[profiles.a]\nmodel = "openai/a"\nmax_throttle_wait_s = -1', "profiles.a.max_throttle_wait_s", "from 0"),
+        ('[profiles.a]\nmodel = "openai/a"\ncircuit_failures = 2.5', "profiles.a.circuit_failures", ""),
+        ('[profiles.a]\nmodel = "openai/a"\ncircuit_open_s = 0', "profiles.a.circuit_open_s", "from 0.01"),
+        ('[profiles.a]\nmodel = "openai/a"\nadaptive = "no"', "profiles.a.adaptive", ""),
+        ('[profiles.a]\nmodel = "openai/a"\ncircuit_failure = 3', "profiles.a.circuit_failure", "circuit_failures"),
         ('[profiles.a]\nmodel = "openai/a"\nadapter = "local"', "profiles.a.adapter", "chat or json"),
         ('[profiles.a]\nmodel = "openai/a"\nadapter = "xml"', "profiles.a.adapter", ""),
         ('[profiles.a]\nmodel = "openai/a"\napi_key_env = "NOPE"', "profiles.a.api_key_env", "export NOPE"),

@@ -165,7 +165,11 @@ class Open(dspy.Module):  # type: ignore[misc]
 
 
 def test_the_interface_of_dspy_modules() -> None:
-    for module in (dspy.Predict("q, n: int -> a"), dspy.ReAct("q, n: int -> a", tools=[])):
+    for module in (
+        dspy.Predict("q, n: int -> a"),
+        dspy.ReAct("q, n: int -> a", tools=[]),
+        dspy.RLM("q, n: int -> a", interpreter_factory=dspy.LocalInterpreter),
+    ):
         found = interface_of(module)
         assert (list(found.input_schema["properties"]), found.outputs, found.is_exact) == (["q", "n"], ("a",), True)
     thought = interface_of(dspy.ChainOfThought("q -> a"))
@@ -197,6 +201,7 @@ def test_the_interface_of_an_open_forward() -> None:
         (Custom(), False),
         (Renamed("question -> answer"), False),
         (dspy.MultiChainComparison("q -> a"), False),
+        (dspy.RLM("q -> a", interpreter_factory=dspy.LocalInterpreter), False),
         (dspy.BestOfN(dspy.Predict("q -> a"), 2, lambda args, pred: 1.0, 1.0), False),
     ],
     ids=lambda value: type(value).__name__,

@@ -1,0 +1,5 @@
+"""Fixtures of these tests."""
+
+from tests.programs.rig import pool
+
+__all__ = ["pool"]

@@ -39,6 +39,9 @@ Few enough that a flood, which makes ticks late, does not keep workers waiting f
 GATHER: Final = 64
 """Effects of a round of messages that wait for its end at most: sent together they cost libzmq fewer system calls."""
 
+CATCH_UP_S: Final = 0.1
+"""The same in time: messages may be large."""
+
 MAX_ENVELOPE_BYTES: Final = 64
 
 TRIM_S: Final = 10.0
@@ -193,7 +196,7 @@ class Broker:
         """After a stall of our own: hear what peers have said meanwhile before anyone is judged by silence."""
         for endpoint in (self._workers, self._clients):
             if endpoint is not None:
-                endpoint.socket.drain(CATCH_UP)
+                endpoint.socket.drain(CATCH_UP, CATCH_UP_S)
 
     # -- out --------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ against zmq.asyncio sockets: more than twice the messages a second, since no Fut
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -13,6 +15,9 @@ import zmq
 
 ROUND: Final = 256
 """Messages received before other work of the loop gets its turn."""
+
+ROUND_S: Final = 0.02
+"""The same in time, since messages may be large: the one that is in hand then is the last of its round."""
 
 # pyzmq's constants are enums, whose arithmetic costs more than a send.
 _DONTWAIT: Final = int(zmq.DONTWAIT)
@@ -80,10 +85,11 @@ class LoopSocket:
         self._schedule()
         return True
 
-    def drain(self, at_most: int) -> int:
-        """Receive what is there now, at most so many messages; returns how many there were."""
+    def drain(self, at_most: int, for_s: float = math.inf) -> int:
+        """Receive what is there now, at most so many messages and for so long; returns how many there were."""
         receive, option = self._socket.recv, self._socket.getsockopt
         count = 0
+        end_s = time.monotonic() + for_s
         while count < at_most and not self._closed:
             try:
                 frames = [receive(_DONTWAIT)]
@@ -93,6 +99,8 @@ class LoopSocket:
                 break
             count += 1
             self._on_frames(frames)
+            if time.monotonic() >= end_s:
+                break
         if count and self._on_round is not None and not self._closed:
             self._on_round()
         return count
@@ -124,7 +132,11 @@ class LoopSocket:
     def _receive(self) -> None:
         if self._closed:
             return
-        if int(self._socket.getsockopt(_EVENTS)) & _POLLIN and self.drain(ROUND) == ROUND:
+        if not int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
+            return
+        self.drain(ROUND, ROUND_S)
+        # The edge that announced what is left is consumed.
+        if not self._closed and int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
             self._schedule()
 
     def _writable(self) -> None:

@@ -93,6 +93,7 @@ class ClientSide:
         self._context.drop_client(session.peer)
         for job in list(session.jobs):
             self._machine.owner_gone(job, at_once=at_once)
+        self._machine.cancel_orphans()
         session.jobs.clear()
         self._hub.session_over(session)
         self._context.emit("client.left", name=session.name, session=session.session)
@@ -175,9 +176,12 @@ class ClientSide:
     # -- jobs -------------------------------------------------------------------------------------------------------
 
     def _submit(self, session: ClientSession, submit: c.Submit, body: bytes) -> None:
-        digest = digest_of(submit, body)
         key = (session.principal, submit.job)
         job = self._store.jobs.get(key)
+        if job is None and key not in self._store.tombstones:
+            # Before the digest, which costs most of all with a large body.
+            self._check_bounds(session, submit, body)
+        digest = digest_of(submit, body)
         if job is None:
             tombstone = self._store.tombstones.get(key)
             if tombstone is not None:
@@ -198,7 +202,6 @@ class ClientSide:
             self._replay(job, session)
 
     def _submit_new(self, session: ClientSession, submit: c.Submit, body: bytes, digest: bytes) -> None:
-        self._check_bounds(session, submit, body)
         need = need_of(submit)
         missing = self._missing(need)
         # Sent to another broker before: a worker may still hold it, so nothing is judged by who is here now.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final, Literal
 
 import msgspec
@@ -16,11 +17,16 @@ from dspymq.broker.core.scheduler import Need, Scheduler, need_of
 from dspymq.broker.core.sessions import ClientSession
 from dspymq.broker.core.store import JobStore
 from dspymq.broker.core.table import TABLE, Action, JobEvent, State
-from dspymq.broker.core.timers import Timers
+from dspymq.broker.core.timers import GRANULARITY_MS, Timers
 from dspymq.broker.core.workers import Fleet, Worker
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.errors import Code
+
+FIRED_AT_ONCE: Final = 500
+"""Timers of a kind that fire in one tick at most: the jobs of 100,000 deadlines in one moment end over seconds, in
+which others are served.
+"""
 
 REFUSED_AT_ONCE: Final = 500
 """Queued jobs of programs whose circuits are open that are ended at most in one go."""
@@ -236,23 +242,25 @@ class JobMachine:
         job.client = None
         if self.action(job, JobEvent.OWNER_GONE) is not Action.ABANDON or job.submit.on_disconnect == "keep":
             return
-        if at_once:
+        # Due already, and yet not ended here: there may be 100,000 of them (see `cancel_orphans`).
+        self.orphans.set(job, self._context.now_ms + (-GRANULARITY_MS if at_once else self._settings.orphan_ms))
+
+    def cancel_orphans(self) -> None:
+        """Cancel jobs whose client is gone for too long: so many in one go, the others in the next."""
+        for job in islice(self.orphans.due(self._context.now_ms), FIRED_AT_ONCE):
             self.cancel(job, ends.CLIENT_GONE)
-        else:
-            self.orphans.set(job, self._context.now_ms + self._settings.orphan_ms)
 
     def tick(self) -> None:
         """Fire the timers that are due."""
         now_ms = self._context.now_ms
-        for job in self.timers.due(now_ms):
+        for job in islice(self.timers.due(now_ms), FIRED_AT_ONCE):
             if self.action(job, JobEvent.GRACE_OVER) is Action.END_FENCED:
                 self._grace_over(job)
             elif self.action(job, JobEvent.RETENTION_OVER) is Action.FORGET:
                 self._ending.forget(job)
             else:
                 self.deadline(job)
-        for job in self.orphans.due(now_ms):
-            self.cancel(job, ends.CLIENT_GONE)
+        self.cancel_orphans()
         unfilled, self._unfilled = self._unfilled, {}
         for worker in unfilled:
             self.fill(worker)

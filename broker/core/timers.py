@@ -5,6 +5,7 @@ that ends in a second. Here each timer stands in the bucket of its time, and can
 """
 
 import heapq
+from collections import deque
 from collections.abc import Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
@@ -21,6 +22,7 @@ class Timers(Generic[K]):
         self._bucket_of: dict[K, int] = {}
         self._buckets: dict[int, dict[K, None]] = {}
         self._order: list[int] = []
+        self._firing: deque[tuple[int, K]] = deque()
 
     def __len__(self) -> int:
         return len(self._bucket_of)
@@ -49,16 +51,25 @@ class Timers(Generic[K]):
             self.set(key, min(bucket * GRANULARITY_MS + ms, latest_ms))
 
     def due(self, now_ms: int) -> Iterator[K]:
-        """Take out every timer that is due, earliest first; one that is cancelled meanwhile does not fire."""
-        while self._order and self._order[0] * GRANULARITY_MS <= now_ms:
-            bucket = heapq.heappop(self._order)
-            for key in list(self._buckets.pop(bucket)):
+        """Take out every timer that is due, earliest first; one that is cancelled meanwhile does not fire.
+
+        Who stops reading finds the rest the next time.
+        """
+        while True:
+            while self._firing:
+                bucket, key = self._firing.popleft()
                 if self._bucket_of.get(key) == bucket:
                     del self._bucket_of[key]
                     yield key
+            if not self._order or self._order[0] * GRANULARITY_MS > now_ms:
+                return
+            bucket = heapq.heappop(self._order)
+            self._firing.extend((bucket, key) for key in self._buckets.pop(bucket))
 
     def next_ms(self) -> int | None:
         """When the next timer is due, or None."""
+        if self._firing:
+            return self._firing[0][0] * GRANULARITY_MS
         while self._order and not self._buckets[self._order[0]]:
             del self._buckets[heapq.heappop(self._order)]
         return self._order[0] * GRANULARITY_MS if self._order else None

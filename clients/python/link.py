@@ -50,13 +50,23 @@ class ZmqTransport:
 
     def connect(
         self, address: str, on_frames: Callable[[Sequence[bytes]], None], on_down: Callable[[str], None]
-    ) -> "ZmqLink":
+    ) -> Link:
         """See Transport."""
-        if self._context is None:
-            import zmq
+        try:
+            from dspymq.transport.files import check_files
 
-            self._context = zmq.Context()
-        return ZmqLink(self._context, address, on_frames, on_down)
+            # Without any, libzmq ends the process.
+            check_files()
+            if self._context is None:
+                import zmq
+
+                self._context = zmq.Context()
+            return ZmqLink(self._context, address, on_frames, on_down)
+        except Exception as error:
+            # OSError, or zmq's own.
+            if getattr(error, "errno", None) is None:
+                raise
+            return NoLink(f"no socket: {getattr(error, 'strerror', error)}", on_down)
 
     async def aclose(self) -> None:
         """See Transport."""
@@ -68,6 +78,20 @@ class ZmqTransport:
         except RuntimeError:
             # The interpreter is going down and starts no threads any more.
             context.term()
+
+
+class NoLink:
+    """A link that could not be made."""
+
+    def __init__(self, reason: str, on_down: Callable[[str], None]) -> None:
+        self._down = asyncio.get_running_loop().call_soon(on_down, reason)
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """See Link."""
+
+    def close(self, linger_ms: int = 0) -> None:
+        """See Link."""
+        self._down.cancel()
 
 
 class ZmqLink:

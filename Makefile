@@ -9,13 +9,14 @@ LOCAL := $(VENV)/.local-lm
 # Test files at once; each starts processes of its own.
 JOBS ?= 2
 
-.PHONY: help toolchains test demo lint types soak mutants bench clean
+.PHONY: help toolchains test demo lint types soak chaos mutants bench clean
 
 help:
 	@echo "make demo     real broker, pool and programs on a small embedded model"
 	@echo "make test     all tests but the long ones; as root on Debian it installs what other languages need"
 	@echo "make lint     ruff; make types: mypy --strict on the installed wheel"
 	@echo "make soak     tests that take minutes of real time"
+	@echo "make chaos    clients in all languages while everything is killed, frozen and cut off: SEED=N MINUTES=2"
 	@echo "make mutants  shows that the tests can fail"
 	@echo "make bench    figures against zmq.proxy, a bare loop and FastAPI"
 
@@ -44,6 +45,9 @@ test: $(LOCAL) toolchains
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak tests $(ARGS)
+
+chaos: $(STAMP) toolchains
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),2) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.clients import minimal_clients, node_tools
@@ -15,23 +16,35 @@ from tests.processes import ROOT
 ELIXIR = ROOT / "clients" / "elixir"
 BUILD_S = 150
 
-Commands = dict[str, list[str]]
+
+def python(_: Path) -> list[str]:
+    """The command line of the Python client's driver."""
+    return [sys.executable, str(ROOT / "examples" / "conformance" / "python_client.py")]
 
 
-def commands(scratch: Path) -> Commands:
-    """Command lines by name; `scratch` is a folder for what has to be built."""
-    found: Commands = {"python": [sys.executable, str(ROOT / "examples" / "conformance" / "python_client.py")]}
+def node(_: Path) -> list[str]:
+    """The same for Node; compiled if need be."""
     node_tools.build()
-    found["node"] = ["node", str(node_tools.DIST / "conformance" / "client.js")]
-    found["elixir"] = _elixir(scratch / "elixir")
-    for client in minimal_clients.ALL:
-        if client.can("resume"):
-            found[client.name] = [*client.command(scratch / "minimal"), "drive"]
-    return found
+    return ["node", str(node_tools.DIST / "conformance" / "client.js")]
 
 
-def _elixir(build: Path) -> list[str]:
+def elixir(scratch: Path) -> list[str]:
+    """The same for Elixir; compiled into `scratch`."""
     require(shutil.which("mix") is not None, NO_ELIXIR)
+    build = scratch / "elixir"
     environ = {**os.environ, "MIX_ENV": "prod", "MIX_BUILD_PATH": str(build), "LC_ALL": "C.UTF-8"}
     subprocess.run(["mix", "compile"], cwd=ELIXIR, env=environ, check=True, capture_output=True, timeout=BUILD_S)
     return ["elixir", "-pa", str(build / "lib" / "dspymq" / "ebin"), str(ELIXIR / "conformance" / "driver.exs")]
+
+
+def _minimal(client: minimal_clients.Minimal) -> Callable[[Path], list[str]]:
+    return lambda scratch: [*client.command(scratch / "minimal"), "drive"]
+
+
+COMMANDS: dict[str, Callable[[Path], list[str]]] = {
+    "python": python,
+    "node": node,
+    "elixir": elixir,
+    **{client.name: _minimal(client) for client in minimal_clients.ALL if client.can("resume")},
+}
+"""By language: its command line, given a folder for what has to be built."""

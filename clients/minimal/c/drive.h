@@ -144,13 +144,14 @@ static void obey(object told_line) {
         if (is_true(told_line, "stream")) {
             str(&p, "want"), msgpack_pack_array(&p, 1), str(&p, "chunks"), j->more_count++;
         }
-    } else if (is(told_line, "tell", "cancel") && j) cancel(j);
-    else if (is(told_line, "tell", "close")) stop(), s.socket = NULL;
+    } else if (is(told_line, "tell", "cancel")) {
+        if (j) cancel(j); /* it may just have ended */
+    } else if (is(told_line, "tell", "close")) stop(), s.socket = NULL;
     else puts("{\"problem\":\"this is not supported\"}"), fflush(stdout);
 }
 
 static int drive(void) {
-    static char lines[1 << 20];
+    static char lines[1 << 22];
     size_t size = 0;
     char *addresses = getenv("DSPYMQ_BROKERS");
     if (!addresses) return fputs("DSPYMQ_BROKERS is not set\n", stderr), 2;

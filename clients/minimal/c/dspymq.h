@@ -70,9 +70,9 @@ static void fail(job *j, const char *code, const char *reason) {
     begin("result"), put("code", code), put("reason", reason), put("message", "the client gave up");
     msgpack_unpack_next(&m, header.data, header.size, NULL), end(j, &m.data, &m.data), msgpack_unpacked_destroy(&m);
 }
-static void cancel(job *j) {
+static void cancel(job *j) { /* what was not sent yet is sent with its cancel */
     j->cancelled = true;
-    if (s.welcomed) begin("cancel"), put("job", j->id), send_header(NULL);
+    if (s.welcomed && !j->again_at) begin("cancel"), put("job", j->id), send_header(NULL);
 }
 static void send_job(job *j) {
     const char *known = strcmp(j->last_epoch, s.epoch) ? j->last_epoch : j->other_epoch; /* */

@@ -47,9 +47,9 @@ final class Dspymq {
         return job;
     }
 
-    void cancel(Job job) {
+    void cancel(Job job) { // what was not sent yet is sent with its cancel
         job.cancelled = true;
-        if (welcomed && jobs.containsValue(job)) send(map("t", "cancel", "job", job.header.get("job")));
+        if (welcomed && job.againAt < 0 && jobs.containsValue(job)) send(map("t", "cancel", "job", job.header.get("job")));
     }
 
     void step(long waitMs) { // takes in what has come, and does what time asks for

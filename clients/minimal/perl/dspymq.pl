@@ -29,9 +29,9 @@ sub submit ($program, $inputs, $timeout_ms, $fields, $listener) {
     return $header->{job};
 }
 
-sub cancel ($id) {
+sub cancel ($id) { # what was not sent yet is sent with its cancel
     $jobs{$id}{cancelled} = 1 if $jobs{$id};
-    send_message({ t => 'cancel', job => $id }) if $jobs{$id} && $welcomed;
+    send_message({ t => 'cancel', job => $id }) if $jobs{$id} && $welcomed && !$jobs{$id}{again_at};
 }
 
 sub step ($wait_s) { # takes in what has come, and does what time asks for

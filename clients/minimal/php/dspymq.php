@@ -22,9 +22,9 @@ final class Client {
         return $id;
     }
 
-    public function cancel(string $id): void {
-        if (isset($this->jobs[$id])) $this->jobs[$id]->cancelled = true;
-        if (isset($this->jobs[$id]) && $this->welcomed) $this->send(['t' => 'cancel', 'job' => $id]);
+    public function cancel(string $id): void { // what was not sent yet is sent with its cancel
+        if ($job = $this->jobs[$id] ?? null) $job->cancelled = true;
+        if ($job && $this->welcomed && $job->again_at === null) $this->send(['t' => 'cancel', 'job' => $id]);
     }
 
     public function step(int $wait_ms): void { // takes in what has come, and does what time asks for

@@ -20,9 +20,9 @@ class Client
     header["job"]
   end
 
-  def cancel(id)
+  def cancel(id) # what was not sent yet is sent with its cancel
     (job = @jobs[id]) ? job.cancelled = true : return
-    send_message({ "t" => "cancel", "job" => id }) if @welcomed
+    send_message({ "t" => "cancel", "job" => id }) if @welcomed && !job.again_at
   end
 
   def step(wait_s) # takes in what has come, and does what time asks for

@@ -11,6 +11,7 @@ from dspymq.broker.core import job as ends
 from dspymq.broker.core import journal
 from dspymq.broker.core.circuits import Circuits
 from dspymq.broker.core.context import Context
+from dspymq.broker.core.definitions import split_alias
 from dspymq.broker.core.ending import Ending
 from dspymq.broker.core.job import End, Job, Lease
 from dspymq.broker.core.scheduler import Need, Scheduler, need_of
@@ -337,7 +338,7 @@ class JobMachine:
             job=job.key[1],
             attempt=lease.attempt,
             digest=job.digest.hex(),
-            program=submit.program,
+            program=split_alias(submit.program)[0],
             revision=revision,
             timeout_ms=job.deadline_ms - now_ms,
             profile=submit.profile,

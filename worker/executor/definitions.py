@@ -1,4 +1,4 @@
-"""Programs that clients have defined: asked of the supervisor at their first job here, and kept."""
+"""Programs that clients have defined: checked for the broker, asked of the supervisor at their first job, and kept."""
 
 from __future__ import annotations
 
@@ -9,10 +9,34 @@ from typing import Any, Final
 from dspymq.protocol import body as bodies
 from dspymq.protocol.errors import REASONS
 from dspymq.worker.executor.failures import JobError
+from dspymq.worker.executor.registry import REGISTRY, Registry
 from dspymq.worker.executor.requests import Refused, Requests
+from dspymq.worker.executor.spec_nodes import AGENTS, read_spec
+from dspymq.worker.executor.specs import program_of
+from dspymq.worker.executor.tool_specs import ToolsetCache
+
+DEFINE: Final = "_define"
+"""The program name of jobs that only ask whether a spec can be run, and how it is described."""
+
+ANY_TOOL: Final = {"name": "any_tool", "description": "Whatever a client offers.", "parameters": {"type": "object"}}
 
 KEPT: Final = 256
 """Specs of definitions; the ones that were used longest ago are forgotten first."""
+
+
+def describe(spec: Any, registry: Registry = REGISTRY) -> dict[str, Any]:
+    """The description of the program of a spec. Raises JobError `invalid_spec`, with the place, or `invalid_tools`.
+
+    Which tools a client will offer is not known yet: those that the spec names and the pool does not lend are taken
+    to be there.
+    """
+    read = read_spec(spec)
+    agents = [part for part in read.parts() if part.kind in AGENTS]
+    named = {name for part in agents for name in part.tools or () if name not in registry.tools}
+    offered = [{**ANY_TOOL, "name": name} for name in sorted(named)]
+    if any(part.tools is None for part in agents):
+        offered.append(ANY_TOOL)
+    return program_of(read, ToolsetCache().toolset(offered), registry).description()
 
 
 class Definitions:

@@ -332,13 +332,14 @@ class JobMachine:
         self.circuits.begins(job, revision)
         self._scheduler.took_slot(job.flow)
         submit = job.submit
+        name, _ = split_alias(submit.program)
         dispatch = w.Dispatch(
             lease=lease.lease,
             ns=job.key[0],
             job=job.key[1],
             attempt=lease.attempt,
             digest=job.digest.hex(),
-            program=split_alias(submit.program)[0],
+            program=name,
             revision=revision,
             timeout_ms=job.deadline_ms - now_ms,
             profile=submit.profile,
@@ -346,6 +347,7 @@ class JobMachine:
             want=submit.want,
             window=submit.window,
             isolate=job.isolate,
+            defined=self._fleet.is_defined(worker, name, revision),
             trace=submit.trace,
         )
         self._context.to_worker(session, dispatch, job.body)

@@ -210,6 +210,10 @@ class Fleet:
         own = worker.programs.get(name, set())
         return own.union(self.definitions.revisions(name)) if worker.takes_specs else own
 
+    def is_defined(self, worker: Worker, name: str, revision: str) -> bool:
+        """Whether the worker has to be told what this program is: it does not offer it itself."""
+        return revision not in worker.programs.get(name, ())
+
     def programs_changed(self) -> None:
         """Definitions or aliases are others than before."""
         self._match_all()

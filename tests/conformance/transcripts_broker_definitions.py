@@ -86,7 +86,7 @@ def _run() -> Iterator[Transcript]:
     _defined(c, w, NEW, "new")
     plain = t.worker("plain", slots=9)
     c.submit("j", "sum")
-    w.dispatch("j", program="sum", revision=get("new.revision"))
+    w.dispatch("j", program="sum", revision=get("new.revision"), defined=True)
     params = {"name": "sum", "revision": get("new.revision"), "spec": True}
     w.send("request", {"params": params}, rid="1", method="programs.get")
     w.expect("reply", {"result": {"name": "sum", "spec": NEW}}, rid="1")

@@ -33,13 +33,17 @@ log = logging.getLogger("dspymq.worker.jobs")
 
 @dataclass(frozen=True)
 class Job:
-    """What to run. `revision` None takes whatever is here; `timeout_ms` is what is left."""
+    """What to run. `revision` None takes whatever is here; `timeout_ms` is what is left.
+
+    `defined`: the program is not here, but data that the broker has.
+    """
 
     program: str
     body: bytes
     timeout_ms: int
     revision: str | None = None
     profile: str | None = None
+    defined: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ class JobRunner:
     async def _defined(self, job: Job, context: JobContext) -> Any:
         """The spec of a program that a client has defined; None if the job's program is another. Raises JobError."""
         program = self._programs.get(job.program)
-        if self._definitions is None or job.revision is None or job.program.startswith("_"):
+        if not job.defined or self._definitions is None or job.revision is None:
             return None
         if program is not None and program.revision == job.revision:
             return None

@@ -221,7 +221,7 @@ class Attempt:
         dispatch = self._dispatch
         logs.job.set(f"job={dispatch.job!r} lease={dispatch.lease} executor={self._executor_id}")
         revision = None if dispatch.program == INLINE else dispatch.revision
-        job = Job(dispatch.program, body, dispatch.timeout_ms, revision, dispatch.profile)
+        job = Job(dispatch.program, body, dispatch.timeout_ms, revision, dispatch.profile, dispatch.defined)
         watcher = Watcher(on_start=self._on_start, on_text=self._on_text, on_progress=self._on_progress)
         outcome = await runner.run(job, self.token, self._stream, watcher, self._tools)
         self._flush(last=True)

@@ -76,7 +76,7 @@ def dispatched(broker: CoreHarness, program: str, worker: bytes = W, **fields: A
 def test_a_defined_program_is_run_by_any_worker_that_takes_specs(broker: CoreHarness) -> None:
     revision = define(broker)
     dispatch = dispatched(broker, "sum")
-    assert (dispatch.program, dispatch.revision) == ("sum", revision)
+    assert (dispatch.program, dispatch.revision, dispatch.defined) == ("sum", revision, True)
     broker.finish(W, dispatch)
     assert broker.one(A, c.Result).code == "OK"
 
@@ -149,7 +149,8 @@ def test_an_alias_of_what_workers_offer_themselves(broker: CoreHarness) -> None:
     broker.join_worker(V, "next", slots=1, programs=("qa",), revision="r2")
     ask(broker, "programs.alias", name="qa", alias="stable", revision="r1")
     replied(broker)
-    assert dispatched(broker, "qa@stable", W).revision == "r1"
+    dispatch = dispatched(broker, "qa@stable", W)
+    assert (dispatch.program, dispatch.revision, dispatch.defined) == ("qa", "r1", False)
     assert dispatched(broker, "qa", V).revision == "r2"
 
 

@@ -39,7 +39,7 @@ def _defined(c: Peer, w: Peer, spec: dict[str, Any], label: str) -> None:
 
 def _define() -> Iterator[Transcript]:
     about = "A spec is shown to a worker before it is taken; the same content is the same revision."
-    t, c, w = _started("define", "R-11.25 R-11.27", about)
+    t, c, w = _started("define", "R-11.28 R-11.30", about)
     _defined(c, w, OLD, "old")
     again = {"name": "sum", "revision": get("old.revision"), "created": False}
     c.ask("programs.define", again, name="sum", spec=OLD)
@@ -47,7 +47,7 @@ def _define() -> Iterator[Transcript]:
     c.ask("programs.get", {**DESCRIBED, **rows, "spec": OLD}, name="sum", spec=True)
     yield t
     about = "What its worker refuses is not defined, and the worker's words are the answer."
-    t, c, w = _started("define-refused", "R-11.27", about)
+    t, c, w = _started("define-refused", "R-11.30", about)
     _ask(c, {"signature": "text ->"})
     w.expect("dispatch", program="_define", lease=put("bad.lease"), attempt=1)
     details = {"position": 7}
@@ -56,7 +56,7 @@ def _define() -> Iterator[Transcript]:
     c.submit("j", "sum").refused("unknown_program", job="j")
     yield t
     about = "Names have bounds, and so have all definitions; clients cannot submit to _define."
-    t, c, w = _started("define-bounds", "R-11.26 R-11.34 R-11.9", about, max_definitions=1)
+    t, c, w = _started("define-bounds", "R-11.29 R-11.37 R-11.9", about, max_definitions=1)
     for name in ("a@b", "_a", "a" * 65):
         c.ask_refused("programs.define", "invalid_params", name=name, spec=OLD)
     c.ask_refused("programs.define", "invalid_params", name="a", spec="text")
@@ -66,13 +66,13 @@ def _define() -> Iterator[Transcript]:
     w.nothing()
     yield t
     about = "Without a worker that takes programs as data nothing can be defined; nor where the operator says no."
-    t = Transcript("define-without-a-worker", "R-11.27", about, fresh=True)
+    t = Transcript("define-without-a-worker", "R-11.30", about, fresh=True)
     c = t.client()
     t.worker()
     c.ask_refused("programs.define", "no_worker", name="sum", spec=OLD)
     yield t
     t, c, w = _started(
-        "define-not-allowed", "R-11.34", "An operator may let nobody define programs.", max_definitions=0
+        "define-not-allowed", "R-11.37", "An operator may let nobody define programs.", max_definitions=0
     )
     c.ask_refused("programs.define", "not_allowed", name="sum", spec=OLD)
     w.nothing()
@@ -81,7 +81,7 @@ def _define() -> Iterator[Transcript]:
 
 def _run() -> Iterator[Transcript]:
     about = "A defined program goes to a worker that takes specs, at its newest revision or the one that is named."
-    t, c, w = _started("run-what-is-defined", "R-11.29 R-11.30", about)
+    t, c, w = _started("run-what-is-defined", "R-11.32 R-11.33", about)
     _defined(c, w, OLD, "old")
     _defined(c, w, NEW, "new")
     plain = t.worker("plain", slots=9)
@@ -97,7 +97,7 @@ def _run() -> Iterator[Transcript]:
     plain.nothing()
     yield t
     about = "What is forgotten is not run any more; what an alias stands for is not forgotten."
-    t, c, w = _started("undefine", "R-11.32", about)
+    t, c, w = _started("undefine", "R-11.35", about)
     _defined(c, w, OLD, "old")
     c.ask("programs.alias", name="sum", alias="prod", revision=get("old.revision"))
     asked = {"name": "sum", "revision": get("old.revision")}
@@ -112,7 +112,7 @@ def _run() -> Iterator[Transcript]:
 
 def _aliases() -> Iterator[Transcript]:
     about = "An alias stands for a revision until it is moved, and moves only from where it was expected."
-    t, c, w = _started("aliases", "R-11.31", about)
+    t, c, w = _started("aliases", "R-11.34", about)
     _defined(c, w, OLD, "old")
     _defined(c, w, NEW, "new")
     moved = {"name": "sum", "alias": "prod"}

@@ -159,7 +159,7 @@ def _tools() -> Iterator[Transcript]:
 
 def _definitions() -> Iterator[Transcript]:
     about = "What a spec would make is described without a model call, or refused with the place."
-    t, b = new("define", "R-11.28 R-11.19", about)
+    t, b = new("define", "R-11.31 R-11.19", about)
     described = {"inputs": {"type": "object"}, "outputs": {"type": "object"}}
     fields = {"revision": "inline"}
     b.begins().dispatch("a", "_define", None, body={"inputs": {}, "spec": {"signature": "text -> summary"}}, **fields)
@@ -168,7 +168,7 @@ def _definitions() -> Iterator[Transcript]:
     b.result("b", NO_BODY, code="INVALID_ARGUMENT", reason="invalid_spec")
     yield t
     about = "A program that is defined at the broker is asked for at its first job; what nobody knows is not found."
-    t, b = new("defined-at-the-broker", "R-11.30", about)
+    t, b = new("defined-at-the-broker", "R-11.33", about)
     b.begins().dispatch("a", "sum", None, body={"inputs": {}}, revision="d1", defined=True)
     params = {"name": "sum", "revision": "d1", "spec": True}
     b.expect("request", {"params": params}, method="programs.get", rid=put("rid"))

@@ -34,7 +34,7 @@ from dspymq.protocol.errors import REASONS, Code, ProtocolError
 from dspymq.protocol.ids import MAX_ID_CHARS, lease_id
 from dspymq.protocol.messages import Bye, Hello, Name, Reply, Request, Text
 from dspymq.transport import dealer, router
-from dspymq.worker.executor import signature_text
+from dspymq.worker.executor import signature_text, spec_nodes
 from dspymq.worker.supervisor.pool import FEATURES as WORKER_FEATURES
 from tests.conformance import spec_session
 from tests.conformance.spec_text import Spec, word, words
@@ -219,11 +219,21 @@ def check_digest(spec: Spec) -> list[str]:
 def check_inline(spec: Spec) -> list[str]:
     """The types, reserved names and limits of inline signatures."""
     part = spec.part("11.7 ")
-    grammar = re.search(r"^simple .*?(?=^value)", part, re.MULTILINE | re.DOTALL)
+    grammar = re.search(r"^simple .*?(?=^dspy)", part, re.MULTILINE | re.DOTALL)
     said = set(re.findall(r'"([\w.]+)"', grammar[0])) if grammar else set()
     dated = {name for name in said if name in ("date", "datetime", "time", "timedelta")}
     said = (said - {"datetime."}) | {f"datetime.{name}" for name in dated}
     problems = _same("simple types", said, set(signature_text._SIMPLE))
+    own = re.search(r"^dspy .*?(?=^value)", part, re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r'"([A-Z]\w+)"', own[0])) if own else set()
+    problems += _same("types of DSPy", named, set(signature_text.OF_DSPY))
+    kinds = {word(row["`kind`"]): set(words(row["its keys"])) for row in spec.table(r"^### 11\.7 ")}
+    problems += _same("kinds", set(kinds), set(spec_nodes.KINDS))
+    for kind, keys in kinds.items():
+        problems += _same(f"keys of {kind}", keys, set(spec_nodes.KINDS.get(kind, ())))
+    for adapter in spec_nodes.ADAPTERS:
+        if not re.search(rf"one of .*\b{adapter}\b", part):
+            problems.append(f"section 11.7 does not name the adapter {adapter}")
     generic = set(re.findall(r'"(\w+)\[', part))
     problems += _same("types with [...]", generic, set(signature_text._GENERIC))
     reserved = signature_text.RESERVED_INPUTS | signature_text.RESERVED_FIELDS

@@ -85,7 +85,13 @@ def undefine(name: str, revision: str, brokers: tuple[str, ...]) -> None:
 @click.command(short_help="Let NAME@ALIAS stand for a revision.")
 @click.argument("program", metavar="NAME@ALIAS")
 @click.argument("revision", required=False)
-@click.option("--remove", is_flag=True, help="Let it stand for nothing any more.")
+@click.option(
+    "--remove",
+    is_flag=True,
+    envvar="DSPYMQ_ALIAS_REMOVE",
+    show_envvar=True,
+    help="Let it stand for nothing any more.",
+)
 @click.option(
     "--expect",
     metavar="REVISION",

@@ -350,6 +350,8 @@ class PoolCore:
             generation.learn(message, bodies.decode(body))
         except ProtocolError as problem:
             self._context.error(f"pool.bad_descriptions executor={executor.id} problem={problem}")
+        # A pool that died as a whole may have come back with another version.
+        self._work.changed_over()
         self._recycling.began(executor)
         if generation is crew.generations.coming:
             if self._reload.ready(executor):

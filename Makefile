@@ -9,7 +9,7 @@ LOCAL := $(VENV)/.local-lm
 # Test files at once; each starts processes of its own.
 JOBS ?= 2
 
-.PHONY: help toolchains test demo lint types soak chaos mutants bench clean
+.PHONY: help toolchains test demo lint types soak long chaos mutants bench clean
 
 help:
 	@echo "make demo     real broker, pool and programs on a small embedded model"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint     ruff; make types: mypy --strict on the installed wheel"
 	@echo "make soak     tests that take minutes of real time"
 	@echo "make chaos    clients in all languages while everything is killed, frozen and cut off: SEED=N MINUTES=2"
+	@echo "make long     tests that take minutes of all CPUs"
 	@echo "make mutants  shows that the tests can fail"
 	@echo "make bench    figures against zmq.proxy, a bare loop and FastAPI"
 
@@ -41,10 +42,13 @@ toolchains:
 	@.ci/toolchains
 
 test: $(LOCAL) toolchains
-	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not soak and not long" -n $(JOBS) --dist loadfile $(ARGS)
 
 soak: $(STAMP)
-	$(BIN)/python -m pytest -m soak tests $(ARGS)
+	$(BIN)/python -m pytest -m soak --durations 20 tests $(ARGS)
+
+long: $(STAMP)
+	$(BIN)/python -m pytest -m long tests $(ARGS)
 
 chaos: $(STAMP) toolchains
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),2) $(ARGS)

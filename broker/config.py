@@ -27,6 +27,8 @@ class BrokerConfig(CoreSettings, frozen=True, kw_only=True):
     workers: str = DEFAULT_WORKERS
     insecure: bool = False
     """Listen beyond loopback although nobody is authenticated."""
+    store: str = ""
+    """A file in which defined programs and aliases outlive the broker; empty: they end with it."""
     health: str = ""
     """HOST:PORT where /livez and /readyz are answered over HTTP; empty: nowhere."""
 

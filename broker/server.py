@@ -9,6 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import zmq
@@ -16,7 +17,9 @@ import zmq
 from dspymq.broker.config import BrokerConfig
 from dspymq.broker.core import BrokerCore
 from dspymq.broker.core import events as ev
+from dspymq.broker.core.definitions import Definitions
 from dspymq.broker.core.effects import DropClient, DropWorker, Effect, Log, ToClient, ToWorker
+from dspymq.broker.definition_file import DefinitionFile
 from dspymq.broker.endpoint import Endpoint
 from dspymq.broker.memory import memory_trimmer
 from dspymq.protocol import TAG, ProtocolError, client_codec, client_messages, new_uuid7, worker_codec, worker_messages
@@ -60,12 +63,18 @@ class Broker:
     """A broker on the running loop: `start()`, then `stop()`.
 
     `clients_address` and `workers_address` are what was really bound. Raises OSError (from zmq) when an address is
-    in use or not this machine's.
+    in use or not this machine's, StoreError when the file of definitions cannot be used.
     """
 
     def __init__(self, config: BrokerConfig, *, epoch: str | None = None) -> None:
         self.config = config
-        self.core = BrokerCore(config, epoch or new_uuid7())
+        self._file = DefinitionFile(Path(config.store)) if config.store else None
+        definitions = Definitions(
+            most=config.max_definitions, most_bytes=config.max_definition_bytes, keeper=self._file
+        )
+        if self._file is not None:
+            definitions.restore(self._file.definitions(), self._file.aliases())
+        self.core = BrokerCore(config, epoch or new_uuid7(), definitions)
         self.core.context.traces = log.isEnabledFor(logging.DEBUG)
         self._client_codec = client_codec(config.limits)
         self._worker_codec = worker_codec(config.limits)
@@ -149,6 +158,8 @@ class Broker:
         for endpoint in (self._clients, self._workers):
             if endpoint is not None:
                 endpoint.close(linger_ms)
+        if self._file is not None:
+            self._file.close()
         self._context.destroy(linger=linger_ms)
 
     # -- in ---------------------------------------------------------------------------------------------------------

@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     help="Answer /livez and /readyz over HTTP there; /readyz is 503 while no worker could take a job.  "
     "[env var: DSPYMQ_BROKER_HEALTH]",
 )
+@click.option(
+    "--store",
+    metavar="FILE",
+    help="Keep defined programs and aliases there over restarts.  [env var: DSPYMQ_BROKER_STORE]",
+)
 @options.config_option
 @options.parent_option
 @options.json_option("Print the addresses and the pid as one line on stdout, once it listens.")
@@ -50,12 +55,13 @@ def broker(
     workers: str | None,
     insecure: bool | None,
     health: str | None,
+    store: str | None,
     config_path: Path | None,
     as_json: bool,
 ) -> None:
     """Run a broker until SIGTERM or Ctrl-C.
 
-    It keeps everything in memory and runs no program: workers connect to it, and clients submit jobs to it, each at
+    It keeps jobs in memory and runs no program: workers connect to it, and clients submit jobs to it, each at
     an address of its own. Every key of [broker] may also stand in the environment as DSPYMQ_BROKER_KEY.
 
     \b
@@ -68,12 +74,12 @@ def broker(
 
     import zmq
 
-    from dspymq.broker import load_broker_config, serve
+    from dspymq.broker import StoreError, load_broker_config, serve
 
     config = load_broker_config(
         config_path,
         os.environ,
-        {"clients": clients, "workers": workers, "insecure": insecure or None, "health": health},
+        {"clients": clients, "workers": workers, "insecure": insecure or None, "health": health, "store": store},
     )
 
     def started(running: Broker) -> None:
@@ -84,6 +90,8 @@ def broker(
 
     try:
         asyncio.run(serve(config, on_started=started))
+    except StoreError as error:
+        raise CommandError(f"--store: {error}") from None
     except zmq.ZMQError as error:
         where = f"{config.clients} and {config.workers}"
         raise CommandError(f"cannot listen on {where}: {error.strerror} (see --clients and --workers)") from None

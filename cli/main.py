@@ -6,6 +6,7 @@ from dspymq.cli import logs, options
 from dspymq.cli.broker import broker
 from dspymq.cli.call import call
 from dspymq.cli.conformance import conformance
+from dspymq.cli.definitions import alias, define, undefine
 from dspymq.cli.drain import drain, undrain
 from dspymq.cli.events import events
 from dspymq.cli.exit_codes import table
@@ -62,7 +63,24 @@ def cli() -> None:
     """See HELP."""
 
 
-for _verb in (broker, worker, up, call, programs, status, jobs, events, drain, undrain, ping, local, conformance):
+_VERBS = (
+    broker,
+    worker,
+    up,
+    call,
+    programs,
+    define,
+    undefine,
+    alias,
+    status,
+    jobs,
+    events,
+    drain,
+    undrain,
+    ping,
+    local,
+)
+for _verb in (*_VERBS, conformance):
     cli.add_command(_verb)
 
 

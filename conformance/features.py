@@ -11,7 +11,7 @@ Step = dict[str, Any]
 CLIENT: Final = frozenset(
     {"call", "options", "stream", "read", "attach", "cancel", "tools", "ask", "failover", "resume", "close", "one-shot"}
 )
-WORKER: Final = frozenset({"chunks", "tools", "progress", "die", "isolate", "resume", "stop"})
+WORKER: Final = frozenset({"chunks", "tools", "progress", "die", "isolate", "inline", "resume", "stop"})
 
 _OF_TELL: Final = {"attach": "attach", "cancel": "cancel", "read": "read", "ask": "ask", "close": "close"}
 _OF_PROGRAM: Final = {"story": "chunks", "consult": "tools", "steps": "progress", "die": "die"}
@@ -67,6 +67,8 @@ def _of_worker(transcript: dict[str, Any]) -> Iterator[str]:
                 yield _OF_PROGRAM[sent["program"]]
             if sent.get("isolate"):
                 yield "isolate"
+            if sent.get("defined") or sent["program"] == "_define":
+                yield "inline"
             if "chunks" in sent.get("want", ()):
                 yield "chunks"
 

@@ -77,6 +77,10 @@ REASONS: Final[dict[str, Reason]] = {
     "not_finished": Reason(Code.FAILED_PRECONDITION, False, "the job has not ended yet"),
     "invalid_params": Reason(Code.INVALID_ARGUMENT, False, "the params of a request are wrong"),
     # What a worker finds wrong with a job
+    "definitions_full": Reason(Code.RESOURCE_EXHAUSTED, False, "a bound on defined programs is reached"),
+    "store_failed": Reason(Code.UNAVAILABLE, True, "what the broker was to keep could not be written"),
+    "aliased": Reason(Code.FAILED_PRECONDITION, False, "an alias stands for this revision"),
+    "alias_moved": Reason(Code.FAILED_PRECONDITION, False, "the alias stands for another revision than expected"),
     "invalid_body": Reason(Code.INVALID_ARGUMENT, False, "the body is not the msgpack map that its message needs"),
     "invalid_inputs": Reason(Code.INVALID_ARGUMENT, False, "inputs do not fit the signature; details.fields"),
     "invalid_spec": Reason(Code.INVALID_ARGUMENT, False, "the inline program cannot be built"),

@@ -68,6 +68,7 @@ class Dispatch(m.Header, tag="dispatch", frozen=True, kw_only=True):
     want: list[m.Want] = []
     window: Positive | None = None
     isolate: bool = False
+    defined: bool = False
     trace: dict[str, str] | None = None
 
 

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from dspymq.broker.core.context import Context
+from dspymq.broker.core.definitions import split_alias
 from dspymq.broker.core.job import End, Job
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.errors import Code
@@ -66,26 +67,26 @@ class Circuits:
         """Why this job may not run at this revision now; None if it may."""
         if revision is None:
             return None
-        circuit = self._circuits.get((job.submit.program, revision))
+        circuit = self._circuits.get((_name(job), revision))
         if circuit is None or not circuit.open_for_ms or job.flow.name in circuit.well:
             return None
         left_ms = circuit.open_until_ms - self._context.now_ms
         if left_ms <= 0 and circuit.trial in (None, job):
             return None
-        text = f"{job.submit.program} failed {len(circuit.failed)} times in a row; it is not run for a while"
+        text = f"{_name(job)} failed {len(circuit.failed)} times in a row; it is not run for a while"
         return End(Code.UNAVAILABLE, "circuit_open", text, max(left_ms, TRIAL_RETRY_MS if left_ms <= 0 else 1))
 
     def begins(self, job: Job, revision: str) -> None:
         """The job is dispatched: at an open circuit it is the trial, unless its flow is let through anyway."""
         if self._open:
-            circuit = self._circuits.get((job.submit.program, revision))
+            circuit = self._circuits.get((_name(job), revision))
             if circuit is not None and circuit.open_for_ms and job.flow.name not in circuit.well:
                 circuit.trial = job
 
     def released(self, job: Job, revision: str) -> None:
         """An attempt is over, however: if it was the trial and has told nothing, another may be."""
         if self._open:
-            circuit = self._circuits.get((job.submit.program, revision))
+            circuit = self._circuits.get((_name(job), revision))
             if circuit is not None and circuit.trial is job:
                 circuit.trial = None
 
@@ -100,7 +101,7 @@ class Circuits:
         """The program failed by itself, or ended its process (poison)."""
         if not self._watches(job):
             return
-        circuit = self._circuit(job.submit.program, revision)
+        circuit = self._circuit(_name(job), revision)
         circuit.well.pop(job.flow.name, None)
         if circuit.open_for_ms:
             # What was under way when it opened says nothing new.
@@ -130,7 +131,7 @@ class Circuits:
     def _succeeded(self, job: Job, revision: str) -> None:
         if not self._watches(job):
             return
-        circuit = self._circuit(job.submit.program, revision)
+        circuit = self._circuit(_name(job), revision)
         was_well = job.flow.name in circuit.well
         circuit.well[job.flow.name] = None
         circuit.well.move_to_end(job.flow.name)
@@ -139,7 +140,7 @@ class Circuits:
         if not circuit.open_for_ms:
             circuit.failed.clear()
         elif not was_well:
-            self._closes(job.submit.program, revision, circuit)
+            self._closes(_name(job), revision, circuit)
 
     def _watches(self, job: Job) -> bool:
         # Each inline program is another one, under the same name.
@@ -159,7 +160,7 @@ class Circuits:
         circuit.open_for_ms = for_ms
         circuit.open_until_ms = self._context.now_ms + for_ms
         circuit.trial = None
-        program, failures = job.submit.program, len(circuit.failed)
+        program, failures = _name(job), len(circuit.failed)
         self._context.counts["circuits_opened"] += 1
         text = f"circuit_opened program={program} revision={revision} failures={failures} for_ms={for_ms}"
         self._context.log(logging.WARNING, text)
@@ -174,3 +175,7 @@ class Circuits:
         self._open -= 1
         self._context.log(logging.WARNING, f"circuit_closed program={program} revision={revision}")
         self._context.emit("circuit.closed", program=program, revision=revision)
+
+
+def _name(job: Job) -> str:
+    return split_alias(job.submit.program)[0]

@@ -206,7 +206,7 @@ class ClientSide:
         missing = self._missing(need)
         # Sent to another broker before: a worker may still hold it, so nothing is judged by who is here now.
         elsewhere = submit.known_epoch is not None and submit.known_epoch != self._context.epoch
-        if missing == ["program"] and not elsewhere:
+        if missing and not elsewhere:
             self._check_known(submit.program)
         if missing and submit.fail_fast and not elsewhere:
             raise ProtocolError("no_worker", f"no worker can run this now: missing {', '.join(missing)}")
@@ -233,7 +233,7 @@ class ClientSide:
         """An unknown program is an error only once a worker is there that could have offered it."""
         if not self._fleet.is_unknown(program):
             return
-        matches = self._fleet.catalog.close_matches(program)
+        matches = self._fleet.close_matches(program)
         hint = f"; did you mean {' or '.join(matches)}?" if matches else ""
         details = {"close_matches": matches}
         raise ProtocolError("unknown_program", f"no worker offers the program {program!r}{hint}", details=details)
@@ -344,8 +344,9 @@ class ClientSide:
             self._context.to_worker(lease.worker.session, answer, body)
 
     def _request(self, session: ClientSession, message: Request, body: bytes) -> None:
-        reply, reply_body = self._requests.answer(message, body, session)
-        self._context.to_client(session, reply, reply_body)
+        answer = self._requests.answer(message, body, session)
+        if answer is not None:
+            self._context.to_client(session, *answer)
 
 
 def _same(same: bool) -> JobEvent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dspymq.broker.core.effects import DropClient, DropWorker, Effect, Log, ToClient, ToWorker
 from dspymq.broker.core.events import ClientPeer
@@ -12,6 +12,9 @@ from dspymq.broker.core.sessions import ClientSession, WorkerSession
 from dspymq.broker.core.settings import CoreSettings
 from dspymq.protocol.ids import lease_id
 from dspymq.protocol.messages import Header
+
+if TYPE_CHECKING:
+    from dspymq.broker.core.job import Job
 
 
 class Context:
@@ -26,6 +29,8 @@ class Context:
         self.clients: dict[ClientPeer, ClientSession] = {}
         self.workers: dict[bytes, WorkerSession] = {}
         self.counts: Counter[str] = Counter()
+        self.ours: dict[Job, Callable[[], None]] = {}
+        """Jobs of the broker's own, and what their ends bring about."""
         self.has_listeners = False
         self.traces = False
         """Whether the operator wants to read of every job (see `journal`)."""

@@ -15,6 +15,8 @@ from dspymq.broker.core.adoption import Adoption
 from dspymq.broker.core.bounds import Bounds
 from dspymq.broker.core.client_side import ClientSide
 from dspymq.broker.core.context import Context
+from dspymq.broker.core.define_requests import DefineRequests
+from dspymq.broker.core.definitions import Definitions
 from dspymq.broker.core.effects import Effect
 from dspymq.broker.core.event_hub import EventHub
 from dspymq.broker.core.job_requests import JobRequests
@@ -31,19 +33,24 @@ from dspymq.protocol.messages import Ping
 
 
 class BrokerCore:
-    """All decisions of a broker. `epoch` is the UUIDv7 of its start (SPEC section 6)."""
+    """All decisions of a broker. `epoch` is the UUIDv7 of its start (SPEC section 6).
 
-    def __init__(self, settings: CoreSettings, epoch: str) -> None:
+    `definitions` are those that were kept of an earlier one.
+    """
+
+    def __init__(self, settings: CoreSettings, epoch: str, definitions: Definitions | None = None) -> None:
         self.settings = settings
         self.context = Context(settings, epoch)
         self.store = JobStore(retain_bytes=settings.retain_bytes, tombstones=settings.tombstones)
         self.scheduler = Scheduler()
-        self.fleet = Fleet(self.scheduler)
+        bounds_of = {"most": settings.max_definitions, "most_bytes": settings.max_definition_bytes}
+        self.fleet = Fleet(self.scheduler, definitions or Definitions(**bounds_of))
         self.machine = JobMachine(self.context, self.store, self.scheduler, self.fleet)
         self.hub = EventHub(self.context)
         bounds = Bounds(settings, self.store, self.scheduler)
         requests = Requests(
             ProgramRequests(self.fleet),
+            DefineRequests(self.context, self.fleet, self.machine, bounds),
             WorkerRequests(self.context, self.store, self.scheduler, self.fleet, self.machine),
             JobRequests(self.context, self.store, self.machine, bounds),
             self.hub,

@@ -113,5 +113,8 @@ class Ending:
             "job.done", job=job.job_id, attempt=job.attempt, code=result.code, reason=result.reason, flow=job.flow.name
         )
         journal.done(self._context, job, result)
+        then = self._context.ours.pop(job, None)
+        if then is not None:
+            then()
         for old in self._store.over_budget():
             self.forget(old)

@@ -11,6 +11,7 @@ from dspymq.broker.core import job as ends
 from dspymq.broker.core import journal
 from dspymq.broker.core.circuits import Circuits
 from dspymq.broker.core.context import Context
+from dspymq.broker.core.definitions import split_alias
 from dspymq.broker.core.ending import Ending
 from dspymq.broker.core.job import End, Job, Lease
 from dspymq.broker.core.scheduler import Need, Scheduler, need_of
@@ -331,13 +332,14 @@ class JobMachine:
         self.circuits.begins(job, revision)
         self._scheduler.took_slot(job.flow)
         submit = job.submit
+        name, _ = split_alias(submit.program)
         dispatch = w.Dispatch(
             lease=lease.lease,
             ns=job.key[0],
             job=job.key[1],
             attempt=lease.attempt,
             digest=job.digest.hex(),
-            program=submit.program,
+            program=name,
             revision=revision,
             timeout_ms=job.deadline_ms - now_ms,
             profile=submit.profile,
@@ -345,6 +347,7 @@ class JobMachine:
             want=submit.want,
             window=submit.window,
             isolate=job.isolate,
+            defined=self._fleet.is_defined(worker, name, revision),
             trace=submit.trace,
         )
         self._context.to_worker(session, dispatch, job.body)

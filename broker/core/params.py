@@ -13,9 +13,28 @@ from dspymq.protocol.limits import MAX_COUNT
 class Params:
     """The params, and the session that asks."""
 
-    def __init__(self, values: dict[str, Any], session: Session) -> None:
+    def __init__(self, values: dict[str, Any], session: Session, rid: str = "") -> None:
         self._values = values
         self.session = session
+        self.rid = rid
+
+    def has(self, name: str) -> bool:
+        """Whether it is there, if only as nil."""
+        return name in self._values
+
+    def flag(self, name: str) -> bool:
+        """A boolean, false when it is left out. Raises ProtocolError `invalid_params`."""
+        value = self._values.get(name, False)
+        if not isinstance(value, bool):
+            raise ProtocolError("invalid_params", f"params.{name} must be a boolean")
+        return value
+
+    def map(self, name: str) -> dict[str, Any]:
+        """A map that must be there. Raises ProtocolError `invalid_params`."""
+        value = self._values.get(name)
+        if not isinstance(value, dict):
+            raise ProtocolError("invalid_params", f"params.{name} must be a map")
+        return value
 
     def text(self, name: str) -> str:
         """A string that must be there. Raises ProtocolError `invalid_params`."""

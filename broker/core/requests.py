@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from dspymq.broker.core.define_requests import DefineRequests
 from dspymq.broker.core.event_hub import EventHub
 from dspymq.broker.core.job_requests import JobRequests
 from dspymq.broker.core.params import Params
@@ -24,10 +25,20 @@ WORKER_METHODS: Final = frozenset({"programs.list", "programs.get", "stats.get"}
 class Requests:
     """Answers requests from the broker's own state."""
 
-    def __init__(self, programs: ProgramRequests, workers: WorkerRequests, jobs: JobRequests, events: EventHub) -> None:
+    def __init__(
+        self,
+        programs: ProgramRequests,
+        definitions: DefineRequests,
+        workers: WorkerRequests,
+        jobs: JobRequests,
+        events: EventHub,
+    ) -> None:
         self.methods: Final[dict[str, Callable[[Params], Any]]] = {
             "programs.list": programs.list_programs,
             "programs.get": programs.get,
+            "programs.define": definitions.define,
+            "programs.undefine": definitions.undefine,
+            "programs.alias": definitions.alias,
             "workers.list": workers.list_workers,
             "workers.drain": workers.drain,
             "workers.undrain": workers.undrain,
@@ -41,8 +52,8 @@ class Requests:
             "stats.get": workers.stats,
         }
 
-    def answer(self, request: Request, body: bytes, session: Session) -> tuple[Reply, bytes]:
-        """The reply and its body.
+    def answer(self, request: Request, body: bytes, session: Session) -> tuple[Reply, bytes] | None:
+        """The reply and its body; None if it comes later.
 
         Raises ProtocolError: unknown_method, not_allowed, invalid_body, body_too_large, or what the method says.
         """
@@ -55,5 +66,7 @@ class Requests:
             raise ProtocolError("not_allowed", f"a worker may not call {request.method}")
         if len(body) > MAX_PARAMS_BYTES:
             raise ProtocolError("body_too_large", f"params have {len(body)} bytes, the limit is {MAX_PARAMS_BYTES}")
-        result = method(Params(bodies.part(body, "params"), session))
+        result = method(Params(bodies.part(body, "params"), session, request.rid))
+        if result is None:
+            return None
         return Reply(rid=request.rid), bodies.encode(result=result)

@@ -25,6 +25,10 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Failures of a program's own, with no success between, after which it is not run for a while; 0: never."""
     circuit_open_ms: Positive = 5_000
     """For how long at first."""
+    max_definitions: Count = 1_000
+    """Programs that clients have defined, all revisions counted; 0: nobody may define any."""
+    max_definition_bytes: Count = 64 * 1024 * 1024
+    """Of all their specs."""
     queue_retry_ms: Count = 1_000
     """`retry_after_ms` when a bound on queued jobs is reached."""
     limits: Limits = Limits()

@@ -371,8 +371,9 @@ class WorkerSide:
             self._machine.settle_fenced(lease)
 
     def _request(self, session: WorkerSession, message: Request, body: bytes) -> None:
-        reply, reply_body = self._requests.answer(message, body, session)
-        self._context.to_worker(session, reply, reply_body)
+        answer = self._requests.answer(message, body, session)
+        if answer is not None:
+            self._context.to_worker(session, *answer)
 
 
 def _description(body: bytes) -> dict[str, Any]:

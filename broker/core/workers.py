@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from dspymq.broker.core.definitions import ALIAS_MARK, Definitions, split_alias
 from dspymq.broker.core.job import Lease
 from dspymq.broker.core.scheduler import Need, NeedQueue, Scheduler
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 
 MAX_UNSETTLED_BYTES: Final = 512 * 1024 * 1024
+
+INLINE: Final = "_inline"
+"""What a worker offers that takes programs as data."""
 
 MAX_REMEMBERED: Final = 5_000
 """Programs, by revision, that were offered once and are not any more."""
@@ -85,6 +89,11 @@ class Worker:
     def serves(self) -> bool:
         """Whether it can be given jobs, now or as soon as a slot comes free."""
         return self.synced and not self.draining and bool(self.programs) and any(self.slots.values())
+
+    @property
+    def takes_specs(self) -> bool:
+        """Whether it runs programs that are data."""
+        return INLINE in self.programs
 
     def load(self, lane: str) -> float:
         """The used share of a lane's slots."""
@@ -161,9 +170,12 @@ class Catalog:
 class Fleet:
     """All workers; finds those that meet a need, and the one to take next."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, definitions: Definitions) -> None:
+        self.definitions = definitions
         self.workers: dict[str, Worker] = {}
         self.catalog = Catalog()
+        for one in definitions.all:
+            self.catalog.note(one.name, one.revision)
         self._scheduler = scheduler
         self._services = 0
         self._affinities: OrderedDict[str, str] = OrderedDict()
@@ -184,12 +196,27 @@ class Fleet:
             return need.revision
         found = self._offered.get(need.program)
         if found is None:
+            name, alias = split_alias(need.program)
             offered: set[str] = set()
             for worker in self.workers.values():
-                offered |= worker.programs.get(need.program, set())
-            found = self._offered[need.program] = (offered, self.catalog.newest(need.program, offered))
+                offered |= self.revisions_at(worker, name)
+            newest = self.catalog.newest(name, offered) if alias is None else self.definitions.aliased(need.program)
+            found = self._offered[need.program] = (offered, newest)
         offered, newest = found
         return need.prefer if need.prefer in offered else newest
+
+    def revisions_at(self, worker: Worker, name: str) -> set[str]:
+        """What this worker can run of a program: what it offers itself, and what is defined if it takes specs."""
+        own = worker.programs.get(name, set())
+        return own.union(self.definitions.revisions(name)) if worker.takes_specs else own
+
+    def is_defined(self, worker: Worker, name: str, revision: str) -> bool:
+        """Whether the worker has to be told what this program is: it does not offer it itself."""
+        return revision not in worker.programs.get(name, ())
+
+    def programs_changed(self) -> None:
+        """Definitions or aliases are others than before."""
+        self._match_all()
 
     def offer(self, worker: Worker, ready: w.Ready) -> bool:
         """The worker's slots, programs and profiles are these now.
@@ -221,10 +248,8 @@ class Fleet:
 
     def fits(self, worker: Worker, need: Need) -> bool:
         """Whether this worker offers all that the need asks for, free slots aside."""
-        revisions = worker.programs.get(need.program)
-        if not revisions or need.lane not in worker.slots:
-            return False
-        if self.revision_for(need) not in revisions:
+        name, _ = split_alias(need.program)
+        if need.lane not in worker.slots or self.revision_for(need) not in self.revisions_at(worker, name):
             return False
         if need.profile is not None and need.profile not in worker.profiles:
             return False
@@ -237,8 +262,19 @@ class Fleet:
         )
 
     def is_unknown(self, program: str) -> bool:
-        """Whether nobody has ever offered it, although a worker is there that could have."""
-        return program not in self.catalog and any(worker.synced for worker in self.workers.values())
+        """Whether nobody has ever offered or defined it, although a worker is there that could have."""
+        name, alias = split_alias(program)
+        is_known = name in self.catalog if alias is None else self.definitions.aliased(program) is not None
+        return not is_known and any(worker.synced for worker in self.workers.values())
+
+    def close_matches(self, program: str) -> list[str]:
+        """What somebody who wrote this may have meant: other names, or other aliases of it."""
+        name, alias = split_alias(program)
+        if alias is None or name not in self.catalog:
+            return self.catalog.close_matches(name)
+        aliases = self.definitions.aliases(name)
+        close = difflib.get_close_matches(alias, aliases, n=3) or list(aliases)[:3]
+        return [f"{name}{ALIAS_MARK}{one}" for one in close]
 
     def attach_workers(self, queue: NeedQueue) -> None:
         """Find the workers of a new queue."""
@@ -272,17 +308,20 @@ class Fleet:
 
     def missing(self, need: Need) -> list[str]:
         """What keeps the job from running here: `program`, or what the worker that fits best does not offer."""
-        able = [worker for worker in self.workers.values() if need.program in worker.programs]
+        name = split_alias(need.program)[0]
+        able = [worker for worker in self.workers.values() if self.revisions_at(worker, name)]
         return min((self._lacks(worker, need) for worker in able), key=len, default=["program"])
 
     def _lacks(self, worker: Worker, need: Need) -> list[str]:
+        name, alias = split_alias(need.program)
+        pinned = need.revision if alias is None else self.revision_for(need)
         offers = {
-            "revision": need.revision is None or need.revision in worker.programs[need.program],
+            "revision": (pinned is None and alias is None) or pinned in self.revisions_at(worker, name),
             "profile": need.profile is None or need.profile in worker.profiles,
             "lane": worker.slots.get(need.lane, 0) > 0,
             "features": need.features <= worker.features,
         }
-        return [name for name, there in offers.items() if not there]
+        return [what for what, there in offers.items() if not there]
 
     def _match_all(self) -> None:
         self._offered.clear()

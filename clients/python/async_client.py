@@ -6,7 +6,7 @@ import random
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Mapping, Sequence
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, Unpack, overload
 
 from dspymq import options as opt
@@ -24,6 +24,8 @@ from dspymq.prediction import Prediction
 from dspymq.protocol.ids import new_uuid7
 
 REQUEST_TIMEOUT_S: Final = 10.0
+DEFINE_TIMEOUT_S: Final = 60.0
+"""A worker looks at the spec: it may be busy."""
 DEADLINE_SLACK_S: Final = DEFAULT_SLACK_MS / 1_000
 
 
@@ -190,6 +192,34 @@ class AsyncClient:
         """One program, with its signature as its worker describes it. Raises NotFound."""
         found: dict[str, Any] = await self.request("programs.get", {"name": name})
         return found
+
+    async def define(self, name: str, spec: str | Mapping[str, Any], *, timeout_s: float = DEFINE_TIMEOUT_S) -> str:
+        """Give a program that is data a name at the broker; returns its revision, which is a hash of its content.
+
+        `spec` is what an inline program may be (SPEC section 11.7); a text is its signature. From then on any client
+        calls it by its name, and any pool that takes inline programs runs it. Defining the same again is free.
+        Raises InvalidArgument, whose message names the place in the spec; Unavailable without such a pool.
+        """
+        params = {"name": name, "spec": {"signature": spec} if isinstance(spec, str) else dict(spec)}
+        found = await self.request("programs.define", params, timeout_s=timeout_s)
+        return str(found["revision"])
+
+    async def undefine(self, name: str, revision: str) -> None:
+        """Forget a revision that was defined. Raises NotFound; FailedPrecondition while an alias stands for it."""
+        await self.request("programs.undefine", {"name": name, "revision": revision})
+
+    async def alias(
+        self, name: str, alias: str, revision: str | None, *, expect: str | EllipsisType | None = ...
+    ) -> str | None:
+        """Let `NAME@ALIAS` stand for this revision from now on (None: for none); returns what it stood for before.
+
+        With `expect` only if it stood for that: else it raises FailedPrecondition `alias_moved`.
+        """
+        params = {"name": name, "alias": alias, "revision": revision}
+        if expect is not ...:
+            params["expect"] = expect
+        before: str | None = (await self.request("programs.alias", params))["before"]
+        return before
 
     async def workers(self) -> list[dict[str, Any]]:
         """The workers that the broker knows, their slots and what they do."""

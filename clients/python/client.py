@@ -7,10 +7,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Mapping, Sequence
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from dspymq.async_client import DEADLINE_SLACK_S, REQUEST_TIMEOUT_S, AsyncClient
+from dspymq.async_client import DEADLINE_SLACK_S, DEFINE_TIMEOUT_S, REQUEST_TIMEOUT_S, AsyncClient
 from dspymq.driver import check_fork
 from dspymq.event_streams import Events
 from dspymq.exceptions import ClientClosed, DspymqError
@@ -169,6 +169,28 @@ class Client:
     def program(self, name: str) -> dict[str, Any]:
         """One program, with its signature as its worker describes it. Raises NotFound."""
         return self._shared.run(lambda: self._inner.program(name))
+
+    def define(self, name: str, spec: str | Mapping[str, Any], *, timeout_s: float = DEFINE_TIMEOUT_S) -> str:
+        """Give a program that is data a name at the broker; returns its revision, which is a hash of its content.
+
+        `spec` is what an inline program may be (SPEC section 11.7); a text is its signature. From then on any client
+        calls it by its name, and any pool that takes inline programs runs it. Defining the same again is free.
+        Raises InvalidArgument, whose message names the place in the spec; Unavailable without such a pool.
+        """
+        return self._shared.run(lambda: self._inner.define(name, spec, timeout_s=timeout_s))
+
+    def undefine(self, name: str, revision: str) -> None:
+        """Forget a revision that was defined. Raises NotFound; FailedPrecondition while an alias stands for it."""
+        self._shared.run(lambda: self._inner.undefine(name, revision))
+
+    def alias(
+        self, name: str, alias: str, revision: str | None, *, expect: str | EllipsisType | None = ...
+    ) -> str | None:
+        """Let `NAME@ALIAS` stand for this revision from now on (None: for none); returns what it stood for before.
+
+        With `expect` only if it stood for that: else it raises FailedPrecondition `alias_moved`.
+        """
+        return self._shared.run(lambda: self._inner.alias(name, alias, revision, expect=expect))
 
     def workers(self) -> list[dict[str, Any]]:
         """The workers that the broker knows, their slots and what they do."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from dspymq.conformance.vectors import VECTORS
 from tests.conformance import (
+    transcripts_broker_definitions,
     transcripts_broker_jobs,
     transcripts_broker_leases,
     transcripts_broker_queues,
@@ -34,6 +35,7 @@ TRANSCRIPTS: Final = {
     "broker-restart": transcripts_broker_restart,
     "broker-streams": transcripts_broker_streams,
     "broker-requests": transcripts_broker_requests,
+    "broker-definitions": transcripts_broker_definitions,
     "broker-queues": transcripts_broker_queues,
     "client": transcripts_client,
     "worker-life": transcripts_worker_life,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from typing import Any, Final, get_args
@@ -29,11 +30,11 @@ from dspymq.protocol import body as bodies
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import limits as lim
 from dspymq.protocol import worker_messages as w
-from dspymq.protocol.errors import REASONS, Code
+from dspymq.protocol.errors import REASONS, Code, ProtocolError
 from dspymq.protocol.ids import MAX_ID_CHARS, lease_id
 from dspymq.protocol.messages import Bye, Hello, Name, Reply, Request, Text
 from dspymq.transport import dealer, router
-from dspymq.worker.executor import signature_text
+from dspymq.worker.executor import signature_text, spec_nodes
 from dspymq.worker.supervisor.pool import FEATURES as WORKER_FEATURES
 from tests.conformance import spec_session
 from tests.conformance.spec_text import Spec, word, words
@@ -161,7 +162,7 @@ def check_methods(spec: Spec) -> list[str]:
     row = asked.ask("jobs.list")["jobs"][0]
     results = {
         "programs.list": asked.ask("programs.list")["programs"][0],
-        "programs.get": asked.ask("programs.get", name="qa"),
+        "programs.get": asked.ask("programs.get", name="qa", spec=True),
         "workers.list": asked.ask("workers.list")["workers"][0],
         "jobs.list": row,
         "jobs.get": asked.ask("jobs.get", job="j").keys() - row.keys(),
@@ -218,11 +219,21 @@ def check_digest(spec: Spec) -> list[str]:
 def check_inline(spec: Spec) -> list[str]:
     """The types, reserved names and limits of inline signatures."""
     part = spec.part("11.7 ")
-    grammar = re.search(r"^simple .*?(?=^value)", part, re.MULTILINE | re.DOTALL)
+    grammar = re.search(r"^simple .*?(?=^dspy)", part, re.MULTILINE | re.DOTALL)
     said = set(re.findall(r'"([\w.]+)"', grammar[0])) if grammar else set()
     dated = {name for name in said if name in ("date", "datetime", "time", "timedelta")}
     said = (said - {"datetime."}) | {f"datetime.{name}" for name in dated}
     problems = _same("simple types", said, set(signature_text._SIMPLE))
+    own = re.search(r"^dspy .*?(?=^value)", part, re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r'"([A-Z]\w+)"', own[0])) if own else set()
+    problems += _same("types of DSPy", named, set(signature_text.OF_DSPY))
+    kinds = {word(row["`kind`"]): set(words(row["its keys"])) for row in spec.table(r"^### 11\.7 ")}
+    problems += _same("kinds", set(kinds), set(spec_nodes.KINDS))
+    for kind, keys in kinds.items():
+        problems += _same(f"keys of {kind}", keys, set(spec_nodes.KINDS.get(kind, ())))
+    for adapter in spec_nodes.ADAPTERS:
+        if not re.search(rf"one of .*\b{adapter}\b", part):
+            problems.append(f"section 11.7 does not name the adapter {adapter}")
     generic = set(re.findall(r'"(\w+)\[', part))
     problems += _same("types with [...]", generic, set(signature_text._GENERIC))
     reserved = signature_text.RESERVED_INPUTS | signature_text.RESERVED_FIELDS
@@ -254,6 +265,9 @@ class _Recorder:
         self.options[option] = value
 
 
+_DEFINITION = {"name": "data", "spec": {"signature": "a -> b"}}
+
+
 class _Asked:
     """A core with one worker that has a job, and a job that waits; and what it answers."""
 
@@ -277,9 +291,11 @@ class _Asked:
         """The params that a method looks at, given a worker's name, a job that is done, and a subscription."""
         self._worker(w.Result(lease=lease_id(spec_session.EPOCH, 1), attempt=1, code="OK"))
         given = {"name": "qa", "worker": "w1", "job": "j", "sub": self.ask("events.subscribe")["sub"]}
+        given |= {"alias": "prod", "revision": "r1"}
         params = _Noted(given, self._core.context.clients[b"c"])
         self._core.context.effects = []
-        self._requests().methods[method](params)
+        with contextlib.suppress(ProtocolError):  # what is not asked by then is seen to be missing
+            self._requests().methods[method](params)
         return params.asked
 
     def events(self) -> dict[str, set[str]]:
@@ -294,6 +310,11 @@ class _Asked:
             lambda: self._worker(w.Result(lease=lease_id(spec_session.EPOCH, 3), attempt=1, code="UNKNOWN")),
             lambda: self._client(c.Submit(job="m", program="qa", timeout_ms=1_000)),
             lambda: self._worker(w.Result(lease=lease_id(spec_session.EPOCH, 4), attempt=1, code="OK")),
+            lambda: self._client(Request(rid="2", method="programs.define"), bodies.encode(params=_DEFINITION)),
+            lambda: self._worker(w.Result(lease=lease_id(spec_session.EPOCH, 5), attempt=1, code="OK")),
+            lambda: self.ask("programs.alias", name="data", alias="prod", revision=self._defined()),
+            lambda: self.ask("programs.alias", name="data", alias="prod"),
+            lambda: self.ask("programs.undefine", name="data", revision=self._defined()),
             lambda: self.ask("workers.drain", worker="w1"),
             lambda: self.ask("workers.undrain", worker="w1"),
             lambda: self._tell(ev.WorkerUnreachable(b"w")),
@@ -307,6 +328,10 @@ class _Asked:
             kinds |= {e.message.kind: set(bodies.decode(e.body)["event"]) for e in self._sent if _is_event(e)}
         return kinds
 
+    def _defined(self) -> str:
+        (revision,) = self.ask("programs.get", name="data")["defined"]
+        return str(revision)
+
     def _requests(self) -> requests.Requests:
         found: requests.Requests = self._core.clients._requests
         return found
@@ -315,7 +340,8 @@ class _Asked:
         return w.Held(lease="x-1", ns="anonymous", job=job, attempt=1, digest="00" * 16, state="running")
 
     def _offer(self, slots: int, held: list[w.Held]) -> w.Ready:
-        return w.Ready(worker="w1", slots={"default": slots}, programs=[w.Offer(name="qa", revision="r1")], held=held)
+        offers = [w.Offer(name=name, revision="r1") for name in ("qa", "_inline", "_define")]
+        return w.Ready(worker="w1", slots={"default": slots}, programs=offers, held=held)
 
     def _ready(self, slots: int) -> None:
         self._worker(self._offer(slots, []))
@@ -355,6 +381,18 @@ class _Noted(Params):
     def texts(self, name: str) -> list[str]:
         self.asked.add(name)
         return super().texts(name)
+
+    def map(self, name: str) -> dict[str, Any]:
+        self.asked.add(name)
+        return {}
+
+    def flag(self, name: str) -> bool:
+        self.asked.add(name)
+        return super().flag(name)
+
+    def has(self, name: str) -> bool:
+        self.asked.add(name)
+        return super().has(name)
 
 
 def _is_event(effect: ToClient) -> bool:

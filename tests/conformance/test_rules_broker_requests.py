@@ -68,6 +68,7 @@ def test_section_11_6_descriptions_come_back_in_requests(broker: Broker) -> None
     client.send({"t": "request", "rid": "1", "method": "programs.get"}, {"params": {"name": "qa"}})
     _, body = client.expect_with_body("reply", rid="1")
     expected = {**described["programs"]["qa"], "name": "qa", "revision": "r1", "revisions": ["r1"], "workers": ["w1"]}
+    expected |= {"defined": [], "aliases": {}}
     assert body["result"] == expected
     client.send({"t": "request", "rid": "2", "method": "workers.list"})
     _, body = client.expect_with_body("reply", rid="2")

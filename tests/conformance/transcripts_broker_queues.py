@@ -192,7 +192,7 @@ def _revisions() -> Iterator[Transcript]:
 
 def _circuits() -> Iterator[Transcript]:
     about = "After failures of its own in a row a program is not run for a while, but for whom it has just served."
-    t = Transcript("circuit-opens", "R-11.22 R-11.23", about, circuit_failures=2, circuit_open_ms=60_000)
+    t = Transcript("circuit-opens", "R-11.25 R-11.26", about, circuit_failures=2, circuit_open_ms=60_000)
     c, d, w = t.client(), t.client("d"), t.worker()
     d.submit("well")
     w.dispatch("well").result("well")
@@ -200,35 +200,35 @@ def _circuits() -> Iterator[Transcript]:
     _fails(c, w, "a")
     _fails(c, w, "b")
     c.submit("x").done(
-        "x", "UNAVAILABLE", reason="circuit_open", attempt=0, retryable=True, rule="R-11.22", recommended=True
+        "x", "UNAVAILABLE", reason="circuit_open", attempt=0, retryable=True, rule="R-11.25", recommended=True
     )
     d.submit("y")
-    w.expect("dispatch", job="y", attempt=1, lease=put("y.lease"), rule="R-11.23").result("y")
+    w.expect("dispatch", job="y", attempt=1, lease=put("y.lease"), rule="R-11.26").result("y")
     d.done("y")
     yield t
     about = "One job that is tried again and again opens no circuit; nor does what the program cannot help."
-    t = Transcript("circuit-stays-closed", "R-11.21", about, circuit_failures=2, circuit_open_ms=60_000)
+    t = Transcript("circuit-stays-closed", "R-11.24", about, circuit_failures=2, circuit_open_ms=60_000)
     c, w = t.client(), t.worker()
     for job in ("a1", "a2", "a3"):
         _fails(c, w, job, body={"inputs": {"question": "a"}})
     _fails(c, w, "b", code="UNAVAILABLE", reason="lm_unavailable", retryable=True)
     _fails(c, w, "d", code="INVALID_ARGUMENT", reason="invalid_inputs")
     c.submit("x")
-    w.expect("dispatch", job="x", attempt=1, lease=put("x.lease"), rule="R-11.21").result("x")
+    w.expect("dispatch", job="x", attempt=1, lease=put("x.lease"), rule="R-11.24").result("x")
     c.done("x")
     yield t
     about = "Then one job is let through, and its success lets the others through."
-    t = Transcript("circuit-trial", "R-11.24", about, circuit_failures=2, circuit_open_ms=500)
+    t = Transcript("circuit-trial", "R-11.27", about, circuit_failures=2, circuit_open_ms=500)
     c, w = t.client(), t.worker(slots=2)
     _fails(c, w, "a")
     _fails(c, w, "b")
     t.wait(700)
     c.submit("x")
-    w.expect("dispatch", job="x", attempt=1, lease=put("x.lease"), rule="R-11.24")
+    w.expect("dispatch", job="x", attempt=1, lease=put("x.lease"), rule="R-11.27")
     c.submit("y").done("y", "UNAVAILABLE", reason="circuit_open", attempt=0, recommended=True)
     w.result("x")
     c.done("x").submit("z")
-    w.expect("dispatch", job="z", attempt=1, lease=put("z.lease"), rule="R-11.24").result("z")
+    w.expect("dispatch", job="z", attempt=1, lease=put("z.lease"), rule="R-11.27").result("z")
     c.done("z")
     yield t
 

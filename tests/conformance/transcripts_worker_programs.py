@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.conformance.vector_encodings import Fields
-from tests.conformance.vector_steps import NO_BODY, Transcript, put
+from tests.conformance.vector_steps import NO_BODY, Transcript, get, put
 from tests.conformance.worker_steps import STORY, Broker, new
 
 ADD = {
@@ -21,6 +21,7 @@ def transcripts() -> Iterator[Transcript]:
     yield from _streams()
     yield from _inputs()
     yield from _tools()
+    yield from _definitions()
 
 
 def _streams() -> Iterator[Transcript]:
@@ -153,4 +154,31 @@ def _tools() -> Iterator[Transcript]:
     ):
         consult(b, label, tool=tool).result(label, NO_BODY, details={"tool": named}, **wrong)
     consult(b, "e", want=[]).result("e", NO_BODY, **wrong)
+    yield t
+
+
+def _definitions() -> Iterator[Transcript]:
+    about = "What a spec would make is described without a model call, or refused with the place."
+    t, b = new("define", "R-11.31 R-11.19", about)
+    described = {"inputs": {"type": "object"}, "outputs": {"type": "object"}}
+    fields = {"revision": "inline"}
+    b.begins().dispatch("a", "_define", None, body={"inputs": {}, "spec": {"signature": "text -> summary"}}, **fields)
+    b.result("a", {"outputs": described})
+    b.dispatch("b", "_define", None, body={"inputs": {}, "spec": {"signature": "text ->"}}, **fields)
+    b.result("b", NO_BODY, code="INVALID_ARGUMENT", reason="invalid_spec")
+    yield t
+    about = "A program that is defined at the broker is asked for at its first job; what nobody knows is not found."
+    t, b = new("defined-at-the-broker", "R-11.33", about)
+    b.begins().dispatch("a", "sum", None, body={"inputs": {}}, revision="d1", defined=True)
+    params = {"name": "sum", "revision": "d1", "spec": True}
+    b.expect("request", {"params": params}, method="programs.get", rid=put("rid"))
+    b.send("error", rid=get("rid"), code="NOT_FOUND", reason="unknown_revision", message="nobody has it")
+    b.result("a", NO_BODY, code="NOT_FOUND", reason="unknown_revision")
+    b.dispatch("b", "sum", None, body={"inputs": {"text": 1, "more": 2}}, revision="d2", defined=True)
+    b.expect("request", {"params": {**params, "revision": "d2"}}, method="programs.get", rid=put("rid"))
+    spec = {"signature": "text -> summary"}
+    b.send("reply", {"result": {"name": "sum", "revision": "d2", "spec": spec}}, rid=get("rid"))
+    b.result("b", NO_BODY, code="INVALID_ARGUMENT", reason="invalid_inputs")
+    b.dispatch("c", "sum", None, body={"inputs": {}}, revision="d2", defined=True)
+    b.result("c", NO_BODY, code="INVALID_ARGUMENT", reason="invalid_inputs")
     yield t

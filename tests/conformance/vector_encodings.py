@@ -240,13 +240,15 @@ def _workers() -> Iterator[Example]:
         "want": WANT,
         "window": 8,
         "isolate": True,
+        "defined": True,
         "trace": {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
     }
     body = {"inputs": {"question": "2+2?"}}
     yield Example("workers", "B", dispatch, body)
-    optional = ("profile", "lane", "want", "window", "isolate", "trace")
+    optional = ("profile", "lane", "want", "window", "isolate", "defined", "trace")
     least = {name: value for name, value in dispatch.items() if name not in optional}
-    defaults = {"profile": None, "lane": "default", "want": [], "window": None, "isolate": False, "trace": None}
+    defaults = {"profile": None, "lane": "default", "want": [], "window": None, "trace": None}
+    defaults |= {"isolate": False, "defined": False}
     yield Example("workers", "B", least, body, defaults)
     released = {
         "t": "released",

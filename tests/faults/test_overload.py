@@ -193,7 +193,7 @@ def one_round(crowd: Crowd, number: int) -> Counter[str]:
     return answers
 
 
-@pytest.mark.soak
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_bodies_of_16_mib_at_once_from_50_clients(tmp_path: Path) -> None:
     """More than may wait: what is refused is told so, and when to come again; what is taken is answered, rightly."""

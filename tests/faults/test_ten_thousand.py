@@ -177,7 +177,7 @@ def storm(lm: ScriptedLM, brokers: Restartable, pool: RunningPool, callers: Call
     return killed
 
 
-@pytest.mark.soak
+@pytest.mark.long
 @pytest.mark.timeout(PATIENCE_S + 120)
 def test_10_000_jobs_in_flight_from_100_clients_while_executors_and_the_broker_are_killed(
     tmp_path: Path,

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dspy
@@ -17,6 +17,7 @@ from dspymq.protocol import body as bodies
 from dspymq.protocol.messages import Timings, Usage
 from dspymq.worker.executor import logs, outputs
 from dspymq.worker.executor.context import SETTING, CancelToken, JobContext, JobStopped
+from dspymq.worker.executor.definitions import DEFINE, Definitions, describe
 from dspymq.worker.executor.failures import Failure, JobError, classify
 from dspymq.worker.executor.lms import LMSet, ProfileLM, with_config
 from dspymq.worker.executor.programs import Program
@@ -32,13 +33,17 @@ log = logging.getLogger("dspymq.worker.jobs")
 
 @dataclass(frozen=True)
 class Job:
-    """What to run. `revision` None takes whatever is here; `timeout_ms` is what is left."""
+    """What to run. `revision` None takes whatever is here; `timeout_ms` is what is left.
+
+    `defined`: the program is not here, but data that the broker has.
+    """
 
     program: str
     body: bytes
     timeout_ms: int
     revision: str | None = None
     profile: str | None = None
+    defined: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,17 @@ class JobRunner:
         concurrency: int,
         max_body_bytes: int,
         specs: SpecCache | None = None,
+        definitions: Definitions | None = None,
     ) -> None:
-        """`concurrency` bounds the threads of synchronous programs; the owner starts no more jobs than that."""
+        """`concurrency` bounds the threads of synchronous programs; the owner starts no more jobs than that.
+
+        `definitions` leads to the programs that clients have defined; None: there are none.
+        """
         self._programs = programs
         self._lms = lms
         self._max_body_bytes = max_body_bytes
         self._specs = specs or SpecCache()
+        self._definitions = definitions
         self._toolsets = ToolsetCache()
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="program")
 
@@ -125,15 +135,19 @@ class JobRunner:
         body = b""
         failure: Failure | None = None
         try:
-            prepared = self._prepare(job, tools)
-            revision = prepared.program.revision
-            if stream is not None:
-                stream.restrict(_streamed_fields(prepared.program))
-            if token.cause is None:
-                if watcher.on_start is not None:
-                    watcher.on_start(revision)
-                returned = await self._call(prepared, context)
-                body = self._finish(prepared.program, returned, stream)
+            if job.program == DEFINE:
+                body = bodies.encode(outputs=describe(bodies.decode(job.body).get("spec")))
+            else:
+                defined = await self._defined(job, context)
+                prepared = self._prepare(job, tools, defined)
+                revision = prepared.program.revision
+                if stream is not None:
+                    stream.restrict(_streamed_fields(prepared.program))
+                if token.cause is None:
+                    if watcher.on_start is not None:
+                        watcher.on_start(revision)
+                    returned = await self._call(prepared, context)
+                    body = self._finish(prepared.program, returned, stream)
         except BaseException as error:
             failure = _classified(error, self._lms.secrets)
             if failure.reason in ("program_error", "internal") and token.cause is None:
@@ -158,7 +172,20 @@ class JobRunner:
             revision=revision,
         )
 
-    def _prepare(self, job: Job, tools: ToolChannel | None) -> _Prepared:
+    async def _defined(self, job: Job, context: JobContext) -> Any:
+        """The spec of a program that a client has defined; None if the job's program is another. Raises JobError."""
+        program = self._programs.get(job.program)
+        if not job.defined or self._definitions is None or job.revision is None:
+            return None
+        if program is not None and program.revision == job.revision:
+            return None
+        task = context.enter_call()
+        try:
+            return await self._definitions.spec(job.program, job.revision)
+        finally:
+            context.leave_call(task)
+
+    def _prepare(self, job: Job, tools: ToolChannel | None, defined: Any = None) -> _Prepared:
         """Everything that can be refused before the program runs and before any LM call. Raises JobError."""
         body = bodies.decode(job.body)
         inputs = _map_of(body, "inputs")
@@ -167,7 +194,7 @@ class JobRunner:
             tools.toolset = toolset
         elif toolset.specs:
             raise JobError("invalid_tools", "a body with `tools` needs `tools` in `want`, or nobody would be called")
-        program = self._program(job, body, toolset)
+        program = self._program(job, body, toolset, defined)
         arguments = program.interface.arguments(inputs)
         lm = self._lms.get(job.profile)
         if body.get("config"):
@@ -176,7 +203,7 @@ class JobRunner:
             lm = with_config(lm, body["config"])
         return _Prepared(program, arguments, lm)
 
-    def _program(self, job: Job, body: Mapping[str, Any], toolset: Toolset) -> Program:
+    def _program(self, job: Job, body: Mapping[str, Any], toolset: Toolset, defined: Any) -> Program:
         spec = body.get("spec")
         if job.program == INLINE:
             if not spec:
@@ -184,6 +211,8 @@ class JobRunner:
             return self._specs.program(spec, toolset)
         if spec:
             raise JobError("invalid_body", f"`spec` belongs to jobs for the program {INLINE}")
+        if defined is not None:
+            return replace(self._specs.program(defined, toolset), name=job.program, revision=str(job.revision))
         program = self._programs.get(job.program)
         if program is None:
             raise JobError("unknown_program", f"no program {job.program!r} here")

@@ -17,6 +17,7 @@ from dspymq.protocol.messages import Bye, Error, Ping, Pong, Reply, Request
 from dspymq.worker import gate_messages
 from dspymq.worker.executor import logs
 from dspymq.worker.executor.context import CancelToken
+from dspymq.worker.executor.definitions import DEFINE, Definitions
 from dspymq.worker.executor.failures import JobError
 from dspymq.worker.executor.gates import Gates
 from dspymq.worker.executor.jobs import Job, JobRunner, Outcome, Watcher
@@ -110,6 +111,7 @@ class Executor:
             LMSet(profiles, loop, self._local_url, self._gates),
             concurrency=sum(self._spec.slots.values()),
             max_body_bytes=self._spec.max_body_bytes,
+            definitions=Definitions(self._requests),
         )
 
     async def run(self) -> int:
@@ -127,7 +129,7 @@ class Executor:
     def _ready(self) -> tuple[w.Ready, bytes]:
         programs = self._state.programs
         offers = [w.Offer(name=name, revision=program.revision) for name, program in programs.items()]
-        offers.append(w.Offer(name=INLINE, revision=INLINE_REVISION))
+        offers += [w.Offer(name=name, revision=INLINE_REVISION) for name in (INLINE, DEFINE)]
         ready = w.Ready(
             worker=self._id,
             slots=self._spec.slots,
@@ -219,7 +221,7 @@ class Attempt:
         dispatch = self._dispatch
         logs.job.set(f"job={dispatch.job!r} lease={dispatch.lease} executor={self._executor_id}")
         revision = None if dispatch.program == INLINE else dispatch.revision
-        job = Job(dispatch.program, body, dispatch.timeout_ms, revision, dispatch.profile)
+        job = Job(dispatch.program, body, dispatch.timeout_ms, revision, dispatch.profile, dispatch.defined)
         watcher = Watcher(on_start=self._on_start, on_text=self._on_text, on_progress=self._on_progress)
         outcome = await runner.run(job, self.token, self._stream, watcher, self._tools)
         self._flush(last=True)

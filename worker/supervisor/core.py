@@ -15,6 +15,8 @@ from dspymq.protocol.errors import REASONS, Code, ProtocolError
 from dspymq.protocol.messages import Bye, Error, Ping, Pong, Reply, Request
 from dspymq.worker.supervisor import events as ev
 from dspymq.worker.supervisor.context import Context, PoolSettings
+from dspymq.worker.supervisor.definitions import METHOD as DEFINITION
+from dspymq.worker.supervisor.definitions import Definitions
 from dspymq.worker.supervisor.effects import AskLocalLm, Effect, Exit
 from dspymq.worker.supervisor.executors import Crew, Executor
 from dspymq.worker.supervisor.leases import LIVE, Lease
@@ -46,6 +48,7 @@ class PoolCore:
         self._gates = LMGates(self._context)
         self._link = LinkState(self._context, self._crew, self._problems, self._gates, leases)
         self._work = Work(self._context, self._crew, self._link, leases)
+        self._definitions = Definitions()
         self._recycling = Recycling(self._context, self._crew)
         self._reload = Reload(self._context, self._crew, self._problems)
         self._drain_ms: int | None = None
@@ -79,6 +82,7 @@ class PoolCore:
             w.Synced: self._synced,
             w.Drain: self._drain,
             Pong: self._pong,
+            Reply: lambda message, body: self._context.effects.extend(self._definitions.answered(message, body)),
             Error: self._broker_error,
         }
         self._executor_messages: dict[type, Callable[[Executor, Any, bytes], None]] = {
@@ -240,6 +244,7 @@ class PoolCore:
         self._work.forget_fenced()
         self._link.session_up(event.welcome)
         self._crew.forget_fences()
+        self._context.effects.extend(self._definitions.session_up())
 
     def _session_down(self, _: ev.SessionDown) -> None:
         self._link.session_down()
@@ -284,6 +289,9 @@ class PoolCore:
         self._work.confirmed(message.n)
 
     def _broker_error(self, message: Error, _: bytes) -> None:
+        if message.rid is not None:
+            self._context.effects.extend(self._definitions.refused(message))
+            return
         self._context.warning(
             f"broker.error code={message.code} reason={message.reason} lease={message.lease} text={message.message!r}"
         )
@@ -303,6 +311,7 @@ class PoolCore:
             return
         self._crew.gone(executor, event.exit_code, event.last_words)
         self._gates.gone(executor.id)
+        self._definitions.gone(executor.id)
         coming = self._crew.generations.coming
         if coming is not None and executor.generation == coming.number:
             self._reload.gone(executor, event.exit_code, event.last_words)
@@ -341,6 +350,8 @@ class PoolCore:
             generation.learn(message, bodies.decode(body))
         except ProtocolError as problem:
             self._context.error(f"pool.bad_descriptions executor={executor.id} problem={problem}")
+        # A pool that died as a whole may have come back with another version.
+        self._work.changed_over()
         self._recycling.began(executor)
         if generation is crew.generations.coming:
             if self._reload.ready(executor):
@@ -389,6 +400,9 @@ class PoolCore:
             self._context.effects.append(AskLocalLm(executor.id, message.rid, again))
             return
         if self._gates.request(executor.id, message, body):
+            return
+        if message.method == DEFINITION:
+            self._context.effects.extend(self._definitions.asked(executor.id, message, body))
             return
         problem = f"the supervisor has no method {message.method!r}"
         self._refuse_request(executor.id, message.rid, "unknown_method", problem)

@@ -15,7 +15,7 @@ import threading
 from tests.lm import ScriptedLM
 from tests.processes import ROOT, clean_environ
 
-SUPPORTS = ["chunks", "tools", "progress", "die", "isolate", "resume", "stop"]
+SUPPORTS = ["chunks", "tools", "progress", "die", "isolate", "inline", "resume", "stop"]
 TARGET = "tests.conformance.vector_programs"
 
 

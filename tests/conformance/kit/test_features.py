@@ -51,6 +51,8 @@ def test_what_transcripts_of_clients_need(name: str, words: set[str]) -> None:
         ("tools", {"tools"}),
         ("order-of-an-attempt", {"progress"}),
         ("crash", {"die", "isolate"}),
+        ("define", {"inline"}),
+        ("defined-at-the-broker", {"inline"}),
     ],
 )
 def test_what_transcripts_of_workers_need(name: str, words: set[str]) -> None:

@@ -79,7 +79,8 @@ def test_a_worker_that_supports_less_passes_what_it_supports(runs: Runs) -> None
     left_out = _left_out(runs["bare worker"].result())
     assert left_out["tools"] == "the driver does not support tools"
     assert left_out["crash"] == "the driver does not support die, isolate"
-    assert len(left_out) == 8
+    assert left_out["define"] == "the driver does not support inline"
+    assert len(left_out) == 10
 
 
 def test_a_broker_that_runs_already_is_shared_by_all_transcripts_that_can() -> None:

@@ -67,7 +67,7 @@ def test_the_version_is_the_packages() -> None:
     ("arguments", "expected"),
     [
         (["stauts"], "error: no command 'stauts'; did you mean status? (see dspymq --help)\n"),
-        (["frobnicate"], "no command 'frobnicate'; there are broker, call"),
+        (["frobnicate"], "no command 'frobnicate'; there are alias, broker, call"),
         (["call", "--steam", "qa"], "'--stream'"),
         (["call"], "Missing argument 'PROGRAM_OR_SIGNATURE'"),
         (["call", "a -> b", "--kind", "predikt"], "'predict', 'chain_of_thought'"),

@@ -354,3 +354,18 @@ def test_pongs_of_other_pings_prove_nothing() -> None:
     rig = changed_over()
     rig.broker(Pong(n=0))
     assert rig.told(Bye) == []
+
+
+def test_what_waits_for_a_process_of_its_own_is_given_back_if_the_pool_comes_back_as_another() -> None:
+    """Its processes died with their fork server, which imported changed files when it was started again."""
+    rig = Rig(processes=1).running()
+    rig.wait(1_000, beating=("pool/1",))
+    rig.gone("pool/1")
+    rig.dispatch("alone", isolate=True)
+    before = len(rig.history)
+    ready(rig, "pool/2")
+    ready(rig, "pool/3")
+    later = rig.history[before:]
+    released = [e.message for e in later if isinstance(e, ef.ToBroker) and isinstance(e.message, w.Released)]
+    assert [(one.lease, one.started, one.cause) for one in released] == [("alone", False, "capacity")]
+    assert not [e for e in later if isinstance(e, ef.ToExecutor) and isinstance(e.message, w.Dispatch)]

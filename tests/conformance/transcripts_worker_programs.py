@@ -168,7 +168,7 @@ def _definitions() -> Iterator[Transcript]:
     b.result("b", NO_BODY, code="INVALID_ARGUMENT", reason="invalid_spec")
     yield t
     about = "A program that is defined at the broker is asked for at its first job; what nobody knows is not found."
-    t, b = new("defined-at-the-broker", "R-11.33", about)
+    t, b = new("defined-at-the-broker", "R-11.33 R-10.2", about)
     b.begins().dispatch("a", "sum", None, body={"inputs": {}}, revision="d1", defined=True)
     params = {"name": "sum", "revision": "d1", "spec": True}
     b.expect("request", {"params": params}, method="programs.get", rid=put("rid"))
@@ -177,7 +177,8 @@ def _definitions() -> Iterator[Transcript]:
     b.dispatch("b", "sum", None, body={"inputs": {"text": 1, "more": 2}}, revision="d2", defined=True)
     b.expect("request", {"params": {**params, "revision": "d2"}}, method="programs.get", rid=put("rid"))
     spec = {"signature": "text -> summary"}
-    b.send("reply", {"result": {"name": "sum", "revision": "d2", "spec": spec}}, rid=get("rid"))
+    result = {"name": "sum", "revision": "d2", "spec": spec, "later": [1]}
+    b.send("reply", {"result": result, "later": 2}, rid=get("rid"))
     b.result("b", NO_BODY, code="INVALID_ARGUMENT", reason="invalid_inputs")
     b.dispatch("c", "sum", None, body={"inputs": {}}, revision="d2", defined=True)
     b.result("c", NO_BODY, code="INVALID_ARGUMENT", reason="invalid_inputs")

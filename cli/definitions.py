@@ -46,9 +46,9 @@ def define(
     from dspymq.cli.connection import ask
     from dspymq.cli.inputs import read_json_inputs
 
-    if (signature is None) == (file is None):
+    spec: str | dict[str, Any] | None = signature if file is None else read_json_inputs(file)
+    if spec is None or (file is not None and signature is not None):
         raise click.UsageError("give either a signature or --spec FILE")
-    spec: str | dict[str, Any] = signature if file is None else read_json_inputs(file)
 
     async def run(client: AsyncClient) -> str:
         revision = await client.define(name, spec)

@@ -43,8 +43,9 @@ class BrokerCore:
         self.context = Context(settings, epoch)
         self.store = JobStore(retain_bytes=settings.retain_bytes, tombstones=settings.tombstones)
         self.scheduler = Scheduler()
-        bounds_of = {"most": settings.max_definitions, "most_bytes": settings.max_definition_bytes}
-        self.fleet = Fleet(self.scheduler, definitions or Definitions(**bounds_of))
+        if definitions is None:
+            definitions = Definitions(most=settings.max_definitions, most_bytes=settings.max_definition_bytes)
+        self.fleet = Fleet(self.scheduler, definitions)
         self.machine = JobMachine(self.context, self.store, self.scheduler, self.fleet)
         self.hub = EventHub(self.context)
         bounds = Bounds(settings, self.store, self.scheduler)

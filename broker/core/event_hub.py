@@ -23,6 +23,7 @@ KINDS: Final = {
     "worker.ready": "a worker said ready for the first time in a session",
     "worker.away": "a worker's session is over, its leases are kept for now",
     "worker.lost": "a worker is lost",
+    "worker.lm": "a language model of a worker is throttled, not called, or called again",
     "worker.draining": "a worker gets nothing more",
     "worker.undrained": "a worker gets jobs again",
     "program.defined": "a client has defined a revision of a program",

@@ -222,6 +222,7 @@ class WorkerSide:
             raise ProtocolError("bad_header", "a session reports one `worker` only")
         worker = self._worker_of(session, message.worker)
         if body:
+            self._tell_lms(worker, description)
             worker.description = description
         syncs = first or message.held is not None
         if syncs:
@@ -235,6 +236,14 @@ class WorkerSide:
         self._machine.fill(worker)
         if concerns_others:
             self._fill_all()
+
+    def _tell_lms(self, worker: Worker, description: dict[str, Any]) -> None:
+        """Whose language models are throttled or not called from now on, and whose are called again."""
+        before, after = _lm_states(worker.description), _lm_states(description)
+        for profile in {**before, **after}:
+            state = after.get(profile, "free")
+            if state != before.get(profile, "free"):
+                self._context.emit("worker.lm", worker=worker.name, profile=profile, state=state)
 
     def _worker_of(self, session: WorkerSession, name: str) -> Worker:
         worker = self._fleet.workers.get(name)
@@ -374,6 +383,12 @@ class WorkerSide:
         answer = self._requests.answer(message, body, session)
         if answer is not None:
             self._context.to_worker(session, *answer)
+
+
+def _lm_states(description: dict[str, Any]) -> dict[str, str]:
+    """By profile: the states of language models that a worker tells of (SPEC section 11.6)."""
+    rows = (row.get("lm") for row in description.get("executors", ()))
+    return {str(lm.get("profile")): str(lm.get("state")) for lm in rows if isinstance(lm, dict)}
 
 
 def _description(body: bytes) -> dict[str, Any]:

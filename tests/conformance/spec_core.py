@@ -265,6 +265,7 @@ class _Recorder:
         self.options[option] = value
 
 
+_THROTTLED = {"id": "lm default", "pid": None, "lm": {"profile": "default", "state": "throttled"}}
 _DEFINITION = {"name": "data", "spec": {"signature": "a -> b"}}
 
 
@@ -315,6 +316,7 @@ class _Asked:
             lambda: self.ask("programs.alias", name="data", alias="prod", revision=self._defined()),
             lambda: self.ask("programs.alias", name="data", alias="prod"),
             lambda: self.ask("programs.undefine", name="data", revision=self._defined()),
+            lambda: self._tell(ev.WorkerMessage(b"w", self._offer(1, None), bodies.encode(executors=[_THROTTLED]))),
             lambda: self.ask("workers.drain", worker="w1"),
             lambda: self.ask("workers.undrain", worker="w1"),
             lambda: self._tell(ev.WorkerUnreachable(b"w")),
@@ -339,7 +341,7 @@ class _Asked:
     def _held(self, job: str) -> w.Held:
         return w.Held(lease="x-1", ns="anonymous", job=job, attempt=1, digest="00" * 16, state="running")
 
-    def _offer(self, slots: int, held: list[w.Held]) -> w.Ready:
+    def _offer(self, slots: int, held: list[w.Held] | None) -> w.Ready:
         offers = [w.Offer(name=name, revision="r1") for name in ("qa", "_inline", "_define")]
         return w.Ready(worker="w1", slots={"default": slots}, programs=offers, held=held)
 

@@ -225,3 +225,21 @@ def test_event_times_are_unix_times() -> None:
     h.submit(C, "j1")
     began_ms = int("019000000000", 16)
     assert h.take(C, c.Event)[0].at_ms == began_ms + 5_000
+
+
+def test_what_a_worker_says_of_its_language_models_is_told_once_a_change() -> None:
+    h = CoreHarness()
+    h.join_client(C)
+    h.join_worker(W)
+    ask(h, "events.subscribe", kinds=["worker.lm"])
+
+    def says(*rows: dict[str, Any]) -> None:
+        h.event(ev.WorkerMessage(W, ready("w1", 1), bodies.encode(executors=[{"id": "e"}, *rows])))
+
+    throttled = {"id": "lm big", "lm": {"profile": "big", "state": "throttled"}}
+    says(throttled)
+    says(throttled)
+    says({"id": "lm big", "lm": {"profile": "big", "state": "open"}}, {"id": "odd", "lm": 7})
+    says()
+    told = [(body["worker"], body["profile"], body["state"]) for _, _, body in events_of(h, C)]
+    assert told == [("w1", "big", "throttled"), ("w1", "big", "open"), ("w1", "big", "free")]

@@ -292,12 +292,13 @@ def test_a_broker_that_is_killed_and_restarted_under_load() -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("role", ["client", "worker"])
-def test_the_conformance_kit(role: str) -> None:
+@pytest.mark.parametrize(("role", "left_out"), [("client", 0), ("worker", 2)])
+def test_the_conformance_kit(role: str, left_out: int) -> None:
+    """Its worker takes no programs as data."""
     command = dspymq_command("conformance", role, "--", "node", str(DIST / "conformance" / f"{role}.js"))
     done = subprocess.run(command, env=clean_environ(), capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-2_000:]
-    assert " 0 fail, 0 not supported" in done.stdout
+    assert f" 0 fail, {left_out} not supported" in done.stdout
 
 
 def test_the_six_things() -> None:

@@ -132,7 +132,7 @@ def test_a_signal_cancels_the_job_at_the_language_model(
 
 def test_programs_lists_and_shows_them(shell: Shell) -> None:
     names = {row["name"] for row in shell("programs", "--json").json}
-    assert names == {"_inline", "fails", "person", "qa", "typed"}
+    assert names == {"_define", "_inline", "fails", "person", "qa", "typed"}
     listed = shell("programs").out
     assert "qa" in listed
     assert "Inline signatures too" in listed

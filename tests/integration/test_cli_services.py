@@ -95,7 +95,7 @@ def test_a_worker_finds_programs_in_its_directory_and_drains_on_sigterm(tmp_path
         running_pool(broker, "--grace", "8", targets=[f"{target}:qa"], lm=lm, cwd=tmp_path) as pool,
         Client(broker.clients) as client,
     ):
-        assert {row["name"] for row in client.programs()} == {"_inline", "qa"}
+        assert {row["name"] for row in client.programs()} == {"_define", "_inline", "qa"}
         job = client.submit("qa", {"question": "x #hang #job=drain"})
         lm.wait_open("drain")
         pool.process.process.send_signal(signal.SIGTERM)

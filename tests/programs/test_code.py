@@ -7,6 +7,7 @@ from typing import Any
 import dspy
 import dspy.evaluate
 import pytest
+from dspy.clients.base_lm import GLOBAL_HISTORY
 
 from tests.programs.rig import Pool, outputs
 
@@ -177,6 +178,7 @@ def test_callbacks(pool: Pool) -> None:
 
 
 def test_nothing_is_kept_for_inspect_history(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
+    GLOBAL_HISTORY.clear()  # of other tests in this process
     in_thread(pool, lambda inner, question: inner(question=question))
     dspy.inspect_history(n=5)
     assert "hello" not in capsys.readouterr().out

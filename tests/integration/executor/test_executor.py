@@ -47,7 +47,7 @@ def test_ready_then_jobs_then_bye(tmp_path: Path, scripted_lm: ScriptedLM, metho
             ready, body = await child.next(w.Ready)
             assert (ready.worker, ready.slots, ready.profiles) == ("x1", {"default": 4}, ["default", "b"])
             offers = {offer.name: offer.revision for offer in ready.programs}
-            assert sorted(offers) == ["_inline", "deaf", "qa", "stuck", "threaded"]
+            assert sorted(offers) == ["_define", "_inline", "deaf", "qa", "stuck", "threaded"]
             assert body["programs"]["threaded"]["description"] == "Runs in a thread."
             assert body["programs"]["qa"]["inputs"]["required"] == ["question"]
             for name in ("qa", "threaded"):

@@ -276,6 +276,7 @@ export interface Dispatch {
   want: Want[];
   window?: number;
   isolate: boolean;
+  defined: boolean;
   trace?: Record<string, string>;
 }
 

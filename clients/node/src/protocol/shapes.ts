@@ -217,6 +217,7 @@ export const WORKER_SHAPES: Readonly<Record<string, Shape>> = {
     want,
     window: optional(positive),
     isolate: optional(bool, false),
+    defined: optional(bool, false),
     trace: optional(mapOf(str())),
   },
   released: {

@@ -87,7 +87,7 @@ class Bench {
 
   dispatch(lease: string, more: Partial<Dispatch> = {}): this {
     const ids = { lease, ns: "n", job: `job-${lease}`, attempt: 1, digest: "d", program: "p", revision: "r" };
-    return this.hear({ t: "dispatch", ...ids, timeout_ms: 60_000, lane: "default", want: [], isolate: false, ...more });
+    return this.hear({ t: "dispatch", ...ids, timeout_ms: 60_000, lane: "default", want: [], isolate: false, defined: false, ...more });
   }
 
   running(executor: string, lease: string): this {

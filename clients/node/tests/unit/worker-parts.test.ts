@@ -225,6 +225,7 @@ describe("attempts", () => {
         lane: "default",
         want: [],
         isolate: false,
+        defined: false,
         ...more,
       };
       runner.hear(dispatch, encodeBody({ inputs: {}, ...body }));
@@ -376,6 +377,7 @@ describe("WorkerSession", () => {
       lane: "default",
       want: [],
       isolate: false,
+      defined: false,
     };
     assert.deepEqual(kinds(session.tick(999, false)), []);
     const [ping] = session.tick(1_000, false);

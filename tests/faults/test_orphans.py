@@ -138,8 +138,7 @@ def test_an_executor_and_a_fork_server_killed_leave_nothing(scene: Scene, lm: Sc
         gone({victim})
         assert old.result(PATIENCE_S).attempt == 2
         gone(set(first))
-        pool_is_whole(pool, besides=first)
-        second = set(pool.executor_pids())
+        second = pool_is_whole(pool, besides=first)
         server = parent_of(min(second))
         os.kill(server, signal.SIGKILL)
         gone({server, *second})
@@ -149,14 +148,14 @@ def test_an_executor_and_a_fork_server_killed_leave_nothing(scene: Scene, lm: Sc
     assert scene.left() == []
 
 
-def pool_is_whole(pool: RunningPool, besides: list[int]) -> None:
-    """Both executors of the new generation are ready."""
+def pool_is_whole(pool: RunningPool, besides: list[int]) -> set[int]:
+    """Both executors of the new generation, when they are ready; what is gone may be listed for a moment longer."""
 
-    def is_whole() -> bool:
-        ready = [one for one in pool.executors() if one["state"] == "ready" and one["pid"] not in besides]
-        return len(ready) == 2
+    def whole() -> set[int]:
+        ready = {one["pid"] for one in pool.executors() if one["state"] == "ready" and one["pid"] not in besides}
+        return ready if len(ready) == 2 else set()
 
-    wait_until(is_whole, PATIENCE_S, "two new executors")
+    return wait_until(whole, PATIENCE_S, "two new executors")
 
 
 @pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.soak)])

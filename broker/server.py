@@ -87,7 +87,7 @@ class Broker:
         self._deferred: list[ev.Event] = []
         self._gathered: list[Effect] = []
         self._gathers = False
-        """A round of messages is being taken in."""
+        """A round of messages is being taken in, and the first is done: one that comes alone does not wait."""
         self._applying = False
 
     async def start(self) -> None:
@@ -165,7 +165,6 @@ class Broker:
     # -- in ---------------------------------------------------------------------------------------------------------
 
     def _from_client(self, frames: list[bytes]) -> None:
-        self._gathers = True
         peer, rest = _client_peer(frames)
         try:
             message, body = self._client_codec.decode(rest)
@@ -173,9 +172,9 @@ class Broker:
             self._handle(ev.BadClientMessage(peer, problem))
         else:
             self._handle(ev.ClientMessage(peer, message, body))
+        self._gathers = True
 
     def _from_worker(self, frames: list[bytes]) -> None:
-        self._gathers = True
         peer = frames[0]
         try:
             message, body = self._worker_codec.decode(frames[1:])
@@ -183,6 +182,7 @@ class Broker:
             self._handle(ev.BadWorkerMessage(peer, problem))
         else:
             self._handle(ev.WorkerMessage(peer, message, body))
+        self._gathers = True
 
     def _round_over(self) -> None:
         self._gathers = False

@@ -19,7 +19,7 @@ from dspymq.broker.core.scheduler import Need, Scheduler, need_of
 from dspymq.broker.core.sessions import ClientSession
 from dspymq.broker.core.store import JobStore, digest_of
 from dspymq.broker.core.table import TABLE, Action, JobEvent, State
-from dspymq.broker.core.workers import Fleet
+from dspymq.broker.core.workers import INLINE, Fleet
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import worker_messages as w
 from dspymq.protocol.errors import ProtocolError
@@ -225,7 +225,7 @@ class ClientSide:
         limits = self._limits
         if submit.timeout_ms > limits.max_timeout_ms:
             raise ProtocolError("bad_header", f"timeout_ms is over the limit of {limits.max_timeout_ms}")
-        if submit.program.startswith("_") and submit.program != "_inline":
+        if submit.program.startswith("_") and submit.program != INLINE:
             raise ProtocolError("unknown_program", "program names that start with `_` are reserved")
         self._bounds.check(session.flow_name, size_of(submit, body))
 

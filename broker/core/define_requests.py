@@ -13,7 +13,7 @@ from dspymq.broker.core.jobs import JobMachine
 from dspymq.broker.core.params import Params
 from dspymq.broker.core.scheduler import need_of
 from dspymq.broker.core.sessions import ClientSession
-from dspymq.broker.core.workers import Fleet
+from dspymq.broker.core.workers import MAX_DESCRIPTION_BYTES, Fleet
 from dspymq.protocol import body as bodies
 from dspymq.protocol import client_messages as c
 from dspymq.protocol.errors import ProtocolError
@@ -25,8 +25,6 @@ CHECKED_BY: Final = "_define"
 CHECK_TIMEOUT_MS: Final = 60_000
 MAX_NAME_CHARS: Final = 64
 """Of a defined program, and of an alias: `name@alias` fits into a `program`."""
-
-MAX_DESCRIPTION_BYTES: Final = 1024 * 1024
 
 
 class DefineRequests:
@@ -76,17 +74,13 @@ class DefineRequests:
         if params.has("expect") and params.optional_text("expect") != now:
             text = f"{name}{ALIAS_MARK}{alias} stands for {now or 'nothing'} by now"
             raise ProtocolError("alias_moved", text, details={"revision": now})
-        if revision is not None and not self._is_known(name, revision):
+        if revision is not None and revision not in self._fleet.revisions(name):
             raise ProtocolError("unknown_revision", f"no revision {revision} of {name} is defined or offered")
         if revision != now:
             self._definitions.set_alias(name, alias, revision)
             self._context.emit("program.aliased", name=name, alias=alias, revision=revision)
             self._changed()
         return {"name": name, "alias": alias, "revision": revision, "before": now}
-
-    def _is_known(self, name: str, revision: str) -> bool:
-        offered = any(revision in worker.programs.get(name, ()) for worker in self._fleet.workers.values())
-        return offered or self._definitions.get(name, revision) is not None
 
     def _check(self, session: ClientSession, rid: str, definition: Definition, body: bytes) -> None:
         """Ask a worker, as a job of the broker's own."""
@@ -137,8 +131,7 @@ class DefineRequests:
 
     def _changed(self) -> None:
         self._fleet.programs_changed()
-        for worker in self._fleet.workers.values():
-            self._machine.fill(worker)
+        self._machine.fill_all()
 
 
 def _refusal(result: c.Result, rid: str) -> Error:

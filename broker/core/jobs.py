@@ -114,6 +114,11 @@ class JobMachine:
                 self._unfilled[worker] = None
                 return
 
+    def fill_all(self) -> None:
+        """Any worker may have become the right one for jobs that wait."""
+        for worker in self._fleet.workers.values():
+            self.fill(worker)
+
     def attach(self, job: Job, session: ClientSession, submit: c.Submit | c.Attach) -> None:
         """SUBMIT_SAME on a live job, or an attach: this session gets the answers from now on."""
         before = job.submit

@@ -36,28 +36,31 @@ class ProgramRequests:
             hint = f"; did you mean {' or '.join(matches)}?" if matches else ""
             details = {"close_matches": matches}
             raise ProtocolError("unknown_program", f"no program {program!r}{hint}", details=details)
-        if revision is not None and revision not in self._revisions(name):
+        revisions = self._fleet.revisions(name)
+        if revision is not None and revision not in revisions:
             raise ProtocolError("unknown_revision", f"nobody offers {name} at the revision {revision} now")
+        shown = revision or self._fleet.catalog.newest(name, revisions)
         found = {
-            **self._description(name, revision or self._newest(name)),
+            **self._description(name, shown),
             "name": name,
-            "revision": revision or self._newest(name),
-            "revisions": self._revisions(name),
+            "revision": shown,
+            "revisions": sorted(revisions),
             "defined": sorted(self._fleet.definitions.revisions(name)),
             "aliases": self._fleet.definitions.aliases(name),
             "workers": [worker.name for worker in self._offering(name, revision)],
         }
         if params.flag("spec"):
-            found["spec"] = self._spec(name, found["revision"])
+            found["spec"] = self._spec(name, shown)
         return found
 
     def _row(self, name: str) -> dict[str, Any]:
-        newest = self._newest(name)
+        revisions = self._fleet.revisions(name)
+        newest = self._fleet.catalog.newest(name, revisions)
         text = self._description(name, newest).get("description")
         return {
             "name": name,
             "revision": newest,
-            "revisions": self._revisions(name),
+            "revisions": sorted(revisions),
             "aliases": self._fleet.definitions.aliases(name),
             "workers": len(self._offering(name, None)),
             "description": text[:MAX_LISTED_CHARS] if isinstance(text, str) else "",
@@ -70,13 +73,6 @@ class ProgramRequests:
     def _offering(self, program: str, revision: str | None) -> list[Worker]:
         found = ((worker, self._fleet.revisions_at(worker, program)) for worker in self._fleet.workers.values())
         return [worker for worker, has in found if (revision in has if revision is not None else has)]
-
-    def _revisions(self, program: str) -> list[str]:
-        offered = {one for worker in self._fleet.workers.values() for one in self._fleet.revisions_at(worker, program)}
-        return sorted(offered.union(self._fleet.definitions.revisions(program)))
-
-    def _newest(self, program: str) -> str | None:
-        return self._fleet.catalog.newest(program, set(self._revisions(program)))
 
     def _description(self, program: str, revision: str | None) -> dict[str, Any]:
         """How a revision is described, by who defined or who offers it; {} while nobody does."""

@@ -15,7 +15,7 @@ from dspymq.broker.core.jobs import JobMachine
 from dspymq.broker.core.requests import Requests
 from dspymq.broker.core.sessions import WorkerSession
 from dspymq.broker.core.table import Action, JobEvent, State
-from dspymq.broker.core.workers import Fleet, Worker
+from dspymq.broker.core.workers import MAX_DESCRIPTION_BYTES, Fleet, Worker
 from dspymq.protocol import body as bodies
 from dspymq.protocol import client_messages as c
 from dspymq.protocol import worker_messages as w
@@ -25,9 +25,6 @@ from dspymq.protocol.messages import Bye, Error, Header, Hello, Ping, Pong, Requ
 
 FEATURES = ["held", "isolate", "attach"]
 """What this broker does for workers."""
-
-MAX_DESCRIPTION_BYTES = 1024 * 1024
-"""The body of a `ready`."""
 
 
 class WorkerSide:
@@ -109,7 +106,7 @@ class WorkerSide:
             if worker is not None and worker.session is None:
                 self._lose(worker, how)
         if sessions:
-            self._fill_all()
+            self._machine.fill_all()
 
     def forgive_absence(self) -> None:
         """Workers that could not come back while the broker stood still have `dead_ms` from now on."""
@@ -127,7 +124,7 @@ class WorkerSide:
         for worker in absent:
             self._lose(worker)
         if absent:
-            self._fill_all()
+            self._machine.fill_all()
 
     def say_bye(self, session: WorkerSession, reason: str) -> None:
         """End the session from here; used when the broker stops."""
@@ -207,10 +204,6 @@ class WorkerSide:
             else:
                 self._machine.settle_fenced(lease)
 
-    def _fill_all(self) -> None:
-        for worker in self._fleet.workers.values():
-            self._machine.fill(worker)
-
     # -- ready and held ---------------------------------------------------------------------------------------------
 
     def _ready(self, session: WorkerSession, message: w.Ready, body: bytes) -> None:
@@ -235,7 +228,7 @@ class WorkerSide:
             self._sync(worker, session, message)
         self._machine.fill(worker)
         if concerns_others:
-            self._fill_all()
+            self._machine.fill_all()
 
     def _tell_lms(self, worker: Worker, description: dict[str, Any]) -> None:
         """Whose language models are throttled or not called from now on, and whose are called again."""

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from dspymq.broker.core.definitions import ALIAS_MARK, Definitions, split_alias
+from dspymq.broker.core.definitions import ALIAS_MARK, Definition, Definitions, split_alias
 from dspymq.broker.core.job import Lease
 from dspymq.broker.core.scheduler import Need, NeedQueue, Scheduler
 
@@ -24,6 +24,9 @@ MAX_UNSETTLED_BYTES: Final = 512 * 1024 * 1024
 
 INLINE: Final = "_inline"
 """What a worker offers that takes programs as data."""
+
+MAX_DESCRIPTION_BYTES: Final = 1024 * 1024
+"""The body of a `ready`, and what is said of a program that is defined."""
 
 MAX_REMEMBERED: Final = 5_000
 """Programs, by revision, that were offered once and are not any more."""
@@ -133,13 +136,14 @@ class Catalog:
             self._pairs += 1
             revisions[revision] = self._count
 
-    def prune(self, workers: Iterable[Worker]) -> None:
-        """Forget the oldest that none of these workers offers, now and then, if there are too many."""
+    def prune(self, workers: Iterable[Worker], definitions: Iterable[Definition] = ()) -> None:
+        """Forget the oldest that are not defined and that no worker offers, now and then, if there are too many."""
         if self._pairs < self._prune_at:
             return
         offered = {
             (name, revision) for worker in workers for name, all_ in worker.programs.items() for revision in all_
         }
+        offered.update((one.name, one.revision) for one in definitions)
         seen = [(count, name, revision) for name, all_ in self._seen.items() for revision, count in all_.items()]
         idle = sorted((one for one in seen if one[1:] not in offered), reverse=True)
         for _, name, revision in idle[MAX_REMEMBERED:]:
@@ -214,6 +218,11 @@ class Fleet:
         """Whether the worker has to be told what this program is: it does not offer it itself."""
         return revision not in worker.programs.get(name, ())
 
+    def revisions(self, name: str) -> set[str]:
+        """All of a program that are defined, or that a worker offers now."""
+        found = set(self.definitions.revisions(name))
+        return found.union(*(worker.programs.get(name, ()) for worker in self.workers.values()))
+
     def programs_changed(self) -> None:
         """Definitions or aliases are others than before."""
         self._match_all()
@@ -231,7 +240,7 @@ class Fleet:
         worker.slots = dict(ready.slots)
         same_programs = programs == worker.programs
         worker.programs = programs
-        self.catalog.prune(self.workers.values())
+        self.catalog.prune(self.workers.values(), self.definitions.all)
         worker.profiles = frozenset(ready.profiles)
         if same_programs:
             self._match(worker)

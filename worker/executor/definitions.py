@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from typing import Any, Final
 
 from dspymq.protocol import body as bodies
-from dspymq.protocol.errors import REASONS
-from dspymq.worker.executor.failures import JobError
+from dspymq.worker.executor.failures import job_error
+from dspymq.worker.executor.recent import Recent
 from dspymq.worker.executor.registry import REGISTRY, Registry
 from dspymq.worker.executor.requests import Refused, Requests
 from dspymq.worker.executor.spec_nodes import AGENTS, read_spec
@@ -44,7 +43,7 @@ class Definitions:
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
-        self._kept: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
+        self._kept: Recent[tuple[str, str], dict[str, Any]] = Recent(KEPT)
         self._asked: dict[tuple[str, str], asyncio.Future[dict[str, Any]]] = {}
 
     async def spec(self, name: str, revision: str) -> dict[str, Any]:
@@ -52,7 +51,6 @@ class Definitions:
         key = (name, revision)
         kept = self._kept.get(key)
         if kept is not None:
-            self._kept.move_to_end(key)
             return kept
         asked = self._asked.get(key)
         if asked is None:
@@ -62,15 +60,9 @@ class Definitions:
             asked.add_done_callback(lambda _: self._asked.pop(key, None))
         try:
             # Others may wait for the same: who is cancelled leaves it to them.
-            spec = await asyncio.shield(asked)
+            return self._kept.put(key, await asyncio.shield(asked))
         except Refused as refused:
-            error = refused.error
-            reason = error.reason if error.reason in REASONS else "unknown_revision"
-            raise JobError(reason, error.message) from None
-        self._kept[key] = spec
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return spec
+            raise job_error(refused, otherwise="unknown_revision") from None
 
 
 def _spec(_: str, body: bytes) -> dict[str, Any]:

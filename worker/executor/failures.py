@@ -27,6 +27,7 @@ from dspy.utils.exceptions import (
 from dspymq.protocol.errors import REASONS, ProtocolError
 from dspymq.worker.executor.engine import BlockingCallError
 from dspymq.worker.executor.gates import CIRCUIT_OPEN
+from dspymq.worker.executor.requests import Refused
 
 MAX_MESSAGE_CHARS: Final = 2_000
 MAX_EXCERPT_CHARS: Final = 1_000
@@ -40,6 +41,12 @@ class JobError(Exception):
         self.reason = reason
         self.message = message
         self.details = details
+
+
+def job_error(refused: Refused, *, otherwise: str) -> JobError:
+    """What the supervisor refused, as a job's error; `otherwise` is the reason if its own is none of the protocol's."""
+    error = refused.error
+    return JobError(error.reason if error.reason in REASONS else otherwise, error.message)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dspymq.worker import gate_messages
 from dspymq.worker.executor import logs
 from dspymq.worker.executor.context import CancelToken
 from dspymq.worker.executor.definitions import DEFINE, Definitions
-from dspymq.worker.executor.failures import JobError
+from dspymq.worker.executor.failures import JobError, job_error
 from dspymq.worker.executor.gates import Gates
 from dspymq.worker.executor.jobs import Job, JobRunner, Outcome, Watcher
 from dspymq.worker.executor.lms import LMSet
@@ -190,8 +190,7 @@ class Executor:
         try:
             return await future
         except Refused as refused:
-            reason = refused.error.reason if refused.error.reason in REASONS else "lm_unavailable"
-            raise JobError(reason, refused.error.message) from None
+            raise job_error(refused, otherwise="lm_unavailable") from None
 
 
 class Attempt:

@@ -1,14 +1,14 @@
 """Inline programs: a job's `spec`, as data, to a program. Nothing of it is evaluated, imported or unpickled."""
 
 import hashlib
-from collections import OrderedDict
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from dspymq.protocol import body as bodies
 from dspymq.protocol.errors import ProtocolError
 from dspymq.worker.executor import signatures
 from dspymq.worker.executor.failures import JobError
 from dspymq.worker.executor.programs import Program
+from dspymq.worker.executor.recent import Recent
 from dspymq.worker.executor.registry import REGISTRY, Registry
 from dspymq.worker.executor.spec_build import Builder
 from dspymq.worker.executor.spec_modules import InThread
@@ -17,8 +17,6 @@ from dspymq.worker.executor.tool_specs import NO_TOOLS, Toolset
 
 INLINE: Final = "_inline"
 """The program name of jobs that bring their own spec."""
-
-Value = TypeVar("Value")
 
 
 class SpecCache:
@@ -30,9 +28,9 @@ class SpecCache:
 
     def __init__(self, size: int = 512, agents: int = 64, registry: Registry = REGISTRY) -> None:
         """`agents` bounds the programs that call tools, which are larger; `registry` is what the pool lends."""
-        self._specs: _Recent[Spec] = _Recent(size)
-        self._programs: _Recent[Program] = _Recent(size)
-        self._agents: _Recent[Program] = _Recent(agents)
+        self._specs: Recent[str, Spec] = Recent(size)
+        self._programs: Recent[str, Program] = Recent(size)
+        self._agents: Recent[str, Program] = Recent(agents)
         self._registry = registry
 
     def program(self, spec: Any, toolset: Toolset = NO_TOOLS) -> Program:
@@ -75,24 +73,3 @@ def program_of(spec: Spec, toolset: Toolset = NO_TOOLS, registry: Registry = REG
         doc=spec.instructions or "",
         kind=spec.kind,
     )
-
-
-class _Recent(Generic[Value]):
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._kept: OrderedDict[str, Value] = OrderedDict()
-
-    def get(self, key: str) -> Value | None:
-        found = self._kept.get(key)
-        if found is not None:
-            self._kept.move_to_end(key)
-        return found
-
-    def put(self, key: str, value: Value) -> Value:
-        self._kept[key] = value
-        if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
-        return value
-
-    def __len__(self) -> int:
-        return len(self._kept)

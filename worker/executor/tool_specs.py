@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,6 +10,7 @@ from dspymq.protocol import body as bodies
 from dspymq.protocol.errors import ProtocolError
 from dspymq.worker.executor.failures import JobError
 from dspymq.worker.executor.inputs import MARKER, has_marker
+from dspymq.worker.executor.recent import Recent
 from dspymq.worker.executor.tool_schema import Parameters, SchemaProblem
 
 MAX_TOOLS: Final = 64
@@ -47,8 +47,7 @@ class ToolsetCache:
     """Tools as jobs bring them, checked once for all jobs that bring the same; the least recently used go first."""
 
     def __init__(self, size: int = 128) -> None:
-        self._size = size
-        self._known: OrderedDict[str, Toolset] = OrderedDict()
+        self._known: Recent[str, Toolset] = Recent(size)
 
     def toolset(self, tools: Any) -> Toolset:
         """The tools of a body. Raises JobError `invalid_tools`, which names the tool and what is wrong with it."""
@@ -58,14 +57,7 @@ class ToolsetCache:
             digest = hashlib.sha256(bodies.encode(tools=tools)).hexdigest()
         except ProtocolError as problem:
             raise JobError("invalid_tools", problem.message) from None
-        found = self._known.get(digest)
-        if found is None:
-            found = self._known[digest] = Toolset(parse_tools(tools), digest)
-            if len(self._known) > self._size:
-                self._known.popitem(last=False)
-        else:
-            self._known.move_to_end(digest)
-        return found
+        return self._known.get(digest) or self._known.put(digest, Toolset(parse_tools(tools), digest))
 
 
 def parse_tools(tools: Any) -> tuple[ToolSpec, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from dspymq.protocol import body as bodies
 from dspymq.protocol.errors import ProtocolError
 from dspymq.protocol.messages import Error, Reply, Request
@@ -46,7 +48,7 @@ class Definitions:
             key = Key(str(params["name"]), str(params["revision"]))
         except (ProtocolError, KeyError):
             problem = Error(code="INTERNAL", reason="internal", message="programs.get: no name or revision")
-            return [ToExecutor(executor, _addressed(problem, request.rid))]
+            return [ToExecutor(executor, msgspec.structs.replace(problem, rid=request.rid))]
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
@@ -91,7 +93,8 @@ class Definitions:
         return ToBroker(Request(rid=rid, method=METHOD), bodies.encode(params=params))
 
     def _tell(self, key: Key, error: Error) -> list[Effect]:
-        return [ToExecutor(executor, _addressed(error, rid)) for executor, rid in self._waiting.pop(key, [])]
+        waiting = self._waiting.pop(key, [])
+        return [ToExecutor(executor, msgspec.structs.replace(error, rid=rid)) for executor, rid in waiting]
 
     def _keep(self, key: Key, body: bytes) -> None:
         if key in self._kept:
@@ -101,10 +104,6 @@ class Definitions:
         while self._kept_bytes > KEPT_BYTES:
             _, dropped = self._kept.popitem(last=False)
             self._kept_bytes -= len(dropped)
-
-
-def _addressed(error: Error, rid: str) -> Error:
-    return Error(code=error.code, reason=error.reason, message=error.message, details=error.details, rid=rid)
 
 
 def _has_spec(body: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dspymq.broker.core.definitions import Definition
 from dspymq.broker.core.store import KEPT_BYTES, digest_of
 from dspymq.broker.core.workers import MAX_REMEMBERED, MAX_UNSETTLED_BYTES, Catalog, Worker
 from dspymq.protocol import Limits, lease_id
@@ -161,8 +162,9 @@ def test_the_catalog_forgets_the_oldest_that_nobody_offers() -> None:
     for n in range(5 * MAX_REMEMBERED):
         catalog.note(f"p{n}", "r1")
         worker.programs = {"p0": {"r1"}, f"p{n}": {"r1"}}
-        catalog.prune([worker])
+        catalog.prune([worker], [Definition("p2", "r1", b"", {})])
     assert "p0" in catalog, "it is offered"
+    assert "p2" in catalog, "it is defined"
     assert f"p{5 * MAX_REMEMBERED - 1}" in catalog
     assert "p1" not in catalog
     assert len(catalog.programs) <= 3 * MAX_REMEMBERED
